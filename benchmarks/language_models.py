@@ -11,6 +11,7 @@ Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an int
 """
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -19,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import masksearch as ms
 from benchmarks.page import HERE
 from benchmarks.rows import read_csv, write_csv
 from masksearch.data.texts import standard_library
 from masksearch.models.byte_gpt import ByteGpt
+from masksearch.pruning.one_shot import LayerLevels
 
 SPARSITIES = (0.5, 0.6, 0.7)
 PATTERN = (2, 4)
@@ -43,7 +45,7 @@ class Scale:
     epochs: int
     calibration: int  # windows
     search_windows: int  # calibration windows that score a mask
-    budget: int  # scorings of the search
+    budget: int  # scorings of the search; each generation has 21, which read as many windows as 3 full scorings
     swaps: int = 500_000  # per layer, of the order of channels
     length: int = 256
     lr: float = 1e-3
@@ -58,12 +60,12 @@ SCALES = {
         epochs=1,
         calibration=16,
         search_windows=8,
-        budget=4,
+        budget=22,
         swaps=500,
         length=64,
     ),
     "cpu": Scale(
-        width=256, layers=6, windows=32768, test_windows=512, epochs=2, calibration=128, search_windows=64, budget=150
+        width=256, layers=6, windows=32768, test_windows=512, epochs=1, calibration=128, search_windows=32, budget=421
     ),
 }
 
@@ -102,13 +104,14 @@ def trained(data: ms.Data, scale: Scale, seed: int, folder: Path) -> nn.Module:
 
 
 def searched(model: nn.Module, data: ms.Data, scale: Scale, density: float, seed: int) -> dict[str, float]:
-    """Densities of the layers, by KL to the dense network on calibration text."""
+    """Densities of the layers, by KL of networks that SparseGPT pruned, to the dense network on calibration text."""
     space = ms.weight_space(model, include="blocks.*")
-    calibration = part(data, scale.calibration)
-    products = ms.criteria.wanda(model, space, calibration)
-    scorer = ms.Scorer(model, space, part(data, scale.search_windows), "distance")
-    searcher = ms.searchers.OptunaSearch("cmaes", spread=1.0)
-    history = ms.search(space, searcher, scorer, density, scale.budget, seed, saliencies={"wanda": products})
+    levels = LayerLevels(model, space, data.train.inputs[: scale.calibration])
+    scorer = ms.Scorer(model, space, part(data, scale.search_windows), "reconstructed", calibration=levels)
+    products = ms.criteria.wanda(model, space, part(data, scale.calibration))
+    history = ms.search(
+        space, ms.searchers.LevelSwitches(), scorer, density, scale.budget, seed, saliencies={"wanda": products}
+    )
     return history.best_mask.densities()
 
 
@@ -143,15 +146,22 @@ def perplexity(model: nn.Module, split: Any) -> float:
     return math.exp(ms.evaluate(model, split).loss)
 
 
-def fine_tuned(result: ms.OneShot, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
-    """The pruned network after one pass over a fortieth of the training text, with its mask kept."""
+def fine_tuned(model: nn.Module, masks: dict[str, Tensor] | None, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
+    """Train a network in place for one pass over a fortieth of the training text, with its masks kept; return it."""
     fortieth = part(data, max(16, scale.windows // 40))
     settings = ms.TrainSettings(
         1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine", precision=PRECISION
     )
-    masks = result.space.parameter_masks(result.mask)
-    ms.train(result.model, fortieth, settings, masks=masks, seed=seed)
-    return result.model.eval()
+    ms.train(model, fortieth, settings, masks=masks, seed=seed)
+    return model.eval()
+
+
+N_METHODS = {0.0: 1, None: 4}  # rows per seed by sparsity; 5 at all others
+
+
+def label(sparsity: float | None) -> str:
+    """Return a sparsity as the rows show it; None: the pattern of N:M masks."""
+    return f"{PATTERN[0]}:{PATTERN[1]}" if sparsity is None else str(sparsity)
 
 
 def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str, Any]]:
@@ -159,25 +169,35 @@ def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str,
     scale, rows = SCALES[scale_name], [dict(row) for row in read_csv(path)]
     had = {(row["seed"], row["sparsity"], row["method"]) for row in rows}
     data = texts(scale)
+
+    def add(seed: int, sparsity: str, method: str, **values: float) -> None:
+        row = {"seed": str(seed), "sparsity": sparsity, "method": method}
+        rows.append(row | {name: f"{value:.4f}" for name, value in values.items()})
+        write_csv(rows, path)
+        print(rows[-1], flush=True)
+
     for seed in range(seeds):
-        model = None
-        for sparsity in (*SPARSITIES, None):
-            label = f"{PATTERN[0]}:{PATTERN[1]}" if sparsity is None else str(sparsity)
-            n_methods = 4 if sparsity is None else 5
-            if sum(key[:2] == (str(seed), label) for key in had) == n_methods:
-                continue
-            model = trained(data, scale, seed, folder) if model is None else model
-            dense = perplexity(model, data.test)
+        missing = [
+            sparsity
+            for sparsity in (0.0, *SPARSITIES, None)
+            if sum(key[:2] == (str(seed), label(sparsity)) for key in had) < N_METHODS.get(sparsity, 5)
+        ]
+        if not missing:
+            continue
+        model = trained(data, scale, seed, folder)
+        dense = perplexity(model, data.test)
+        if 0.0 in missing:  # the control: the dense network trained for as long
+            after = perplexity(fine_tuned(copy.deepcopy(model), None, data, scale, seed), data.test)
+            add(seed, label(0.0), "dense", dense=dense, one_shot=dense, fine_tuned=after, seconds=0.0)
+            missing.remove(0.0)
+        for sparsity in missing:
             for method, result, seconds in pruned(model, data, scale, sparsity, seed):
-                if (str(seed), label, method) in had:
+                if (str(seed), label(sparsity), method) in had:
                     continue
                 before = perplexity(result.model, data.test)
-                after = perplexity(fine_tuned(result, data, scale, seed), data.test)
-                values = {"dense": dense, "one_shot": before, "fine_tuned": after, "seconds": seconds}
-                row = {"seed": str(seed), "sparsity": label, "method": method}
-                rows.append(row | {name: f"{value:.4f}" for name, value in values.items()})
-                write_csv(rows, path)
-                print(rows[-1], flush=True)
+                masks = result.space.parameter_masks(result.mask)
+                after = perplexity(fine_tuned(result.model, masks, data, scale, seed), data.test)
+                add(seed, label(sparsity), method, dense=dense, one_shot=before, fine_tuned=after, seconds=seconds)
     return rows
 
 

@@ -180,7 +180,7 @@ def find_mask(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
-    """Return a pruning mask for a trained network, found as in :func:`compress`; ``mask.space`` says what it prunes.
+    """Return a pruning mask for a trained network, found by the same methods as in :func:`compress`.
 
     Parameters and errors are those of :func:`compress`.
     """

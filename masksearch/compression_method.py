@@ -80,7 +80,10 @@ class CompressionMethod:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return how much masks keep, from the one share that the user gave; also make the space of masks."""
+        """Return how much masks keep, from the user's sparsity, macs, params or latency, of which exactly one is given.
+
+        Also make the space of masks.
+        """
         named = {name: value for name, value in given.items() if value is not None}
         if self.granularity == "nm" and not named:
             named = {"sparsity": _NM_SPARSITY}
@@ -144,7 +147,7 @@ class CompressionMethod:
         return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
-        """Return the mask of a criterion, from gradients on some training examples where it needs them."""
+        """Return the mask that a pruning criterion chooses; gradients, if needed, come from some training examples."""
         return select(
             name,
             self.model,
@@ -171,7 +174,7 @@ class CompressionMethod:
         return list(self.data.train.batches(order, sizes)) if row.needs_batches else []
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
-        """Return the method's mask, and the history if the method is a search."""
+        """Return the mask that the pruning method finds, and the search history (None if the method is no search)."""
         self.bars.begin("ranking units")
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:

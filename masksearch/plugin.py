@@ -48,7 +48,7 @@ _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import modules and add their methods, networks, data sets and objectives to the tables, once per module.
+    """Import plugin modules, and register the methods, networks, data sets and objectives that they define.
 
     A module lists its rows in one dictionary, by table and by name::
 
@@ -81,7 +81,7 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def load_installed() -> None:
-    """Add the methods, networks, data sets and objectives of installed packages with an entry point ``masksearch``.
+    """Register the methods, networks, data sets and objectives of installed packages with entry point ``masksearch``.
 
     Tables call this function once, when a name is missing or when their names are listed. A package with an error
     causes a warning, and its rows are left out.
@@ -98,7 +98,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Context manager in which all tables lack plugins' components; at its end, it restores the tables."""
+    """Context manager that unregisters everything that plugins added, and restores it at the end."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

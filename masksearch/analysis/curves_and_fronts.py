@@ -10,7 +10,7 @@ from masksearch.utils.errors import InputError
 
 
 def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
-    """Return indices of the points that no other point beats in both value (high) and cost (low), cheapest first.
+    """Return indices of the points on the Pareto front (no other point has higher value at lower cost), cheapest first.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
 
 
 def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
-    """Return the best score that a search has reached by each cost (such as scorings or seconds) in ``looks``.
+    """Return, for each cost in ``looks`` (in scorings or seconds, say), the best score that a search had found by then.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
-    """Return a network's distance from orthogonality: mean of (W^T W - I)^2 of each masked weight matrix W, summed.
+    """Return how far a network's masked weights W are from orthogonal: mean of (W^T W - I)^2, summed over layers.
 
     The thesis of 2020 measures the score at initialisation. I is (in, in), and a convolution's ``in`` is its channels
     times its kernel. The score is 0 for orthonormal columns, which need at least as many outputs as inputs.
@@ -28,7 +28,7 @@ def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None
 
 
 def weights_orthogonality(weights: Iterable[Tensor]) -> float:
-    """Return the distance of weights from orthogonality: mean of (W^T W - I)^2 of each weight matrix W, summed."""
+    """Return how far matrices W are from orthogonal: the mean of (W^T W - I)^2, summed over the matrices."""
     score = 0.0
     for tensor in weights:
         weight = tensor.detach().flatten(1).double()  # (out, in)
@@ -39,17 +39,17 @@ def weights_orthogonality(weights: Iterable[Tensor]) -> float:
 
 
 def cosine(one: Mask, other: Mask) -> float:
-    """Return the cosine similarity of two masks, in [0, 1]; random masks of density d have about d."""
+    """Return the cosine similarity of two masks, in [0, 1]; about d for two random masks of density d."""
     return one.cosine(other)
 
 
 def hamming(one: Mask, other: Mask) -> float:
-    """Return the share of units in which two masks differ; random masks of density d differ in 2 d (1 - d)."""
+    """Return the share of units in which two masks differ; about 2 d (1 - d) for two random masks of density d."""
     return one.hamming(other) / one.space.n_units
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Return the intersection over union of two masks' kept units; random masks of density d have about d / (2 - d)."""
+    """Return the intersection over union of two masks' kept units; about d / (2 - d) for random masks of density d."""
     either = one.n_kept + other.n_kept
     common = (either - one.hamming(other)) // 2
     return common / (either - common) if either > common else 0.0
@@ -66,7 +66,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
 
 
 def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
-    """Return the similarity of all pairs of masks by a measure such as "iou", shape (len(masks), len(masks))."""
+    """Return a square matrix of the similarity of every pair of masks, by a measure such as "iou"."""
     compute = SIMILARITIES[measure]
     matrix = np.empty((len(masks), len(masks)))
     for i, one in enumerate(masks):
@@ -76,7 +76,7 @@ def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
 
 
 def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return the mean similarity of masks for each pair of methods, shape (methods, methods); NaN without masks.
+    """Return the mean similarity of masks for each pair of methods, as a square matrix; NaN where masks are missing.
 
     Within a method, pairs have different seeds. Between methods, pairs have the same seed and initial weights.
 

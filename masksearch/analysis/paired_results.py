@@ -12,7 +12,7 @@ from masksearch.experiment.results import CellResult
 
 @dataclass(frozen=True)
 class ControlRow:
-    """Test metrics of a control network and of its masked network after training, over the seeds that both have."""
+    """Test metrics of a control network (say, with a shuffled mask) and of the masked network, over common seeds."""
 
     group: Group
     treated: Estimate  # the ticket as it is
@@ -21,7 +21,7 @@ class ControlRow:
 
 
 def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
-    """Return comparisons of control networks with their masked networks; controls without one are left out."""
+    """Return a comparison of each control network (say, with a shuffled mask) with its masked network, if any."""
     groups = list(groups)
     tickets = {_ticket(c): c.trained.test_accuracy for group in groups for c in group.cells if c.control == "none"}
     rows = []
@@ -57,14 +57,14 @@ class CellKind:
 
     @classmethod
     def of(cls, cell: CellResult) -> "CellKind":
-        """Return the method, sparsity, schedule and other properties of a sweep's cell, without a label."""
+        """Return the properties by which one run of a sweep (a cell) is compared with runs of other sweeps."""
         values = {item.name: getattr(cell, item.name) for item in fields(cls) if item.name != "label"}
         return cls(**values | {"find_at": moment_of(cell)})
 
 
 @dataclass(frozen=True)
 class PairedRow:
-    """Test metrics of one method, sparsity and schedule in each of several sweeps, over seeds."""
+    """Test metrics, as means over seeds, of one method, sparsity and schedule in each of several sweeps."""
 
     kind: CellKind
     trained: tuple[Estimate, ...]  # test metric after the last epoch, of every sweep; without numbers: no such cell
@@ -72,7 +72,7 @@ class PairedRow:
 
 
 def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dict[str, dict[str, str]]:
-    """Return a sweep's settings as {group: {name: text}}; where the sweep's parts differ, the text has all values.
+    """Return a sweep's settings as {group: {name: text}}; a text lists all values that the sweep's parts have.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dic
 
 
 def different_settings(results: Sequence[SweepResult]) -> dict[str, tuple[str, ...]]:
-    """Return {name: value in each sweep} of the settings, versions and machine properties in which sweeps differ."""
+    """Return the settings, versions and machine properties in which sweeps differ, as {name: values, one per sweep}."""
     flat = []
     for result in results:
         groups = settings_texts(result.settings, nothing="not given") | {"machine": result.machine}
@@ -105,7 +105,7 @@ def different_settings(results: Sequence[SweepResult]) -> dict[str, tuple[str, .
 
 
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
-    """Return test metrics of several sweeps matched by method and settings, with differences to the first sweep.
+    """Return the test metrics of several sweeps, one row per method and settings, with differences to the first sweep.
 
     Equal seeds share splits, order and initial weights where the settings agree. Rows are in order of sparsity.
     """

@@ -19,7 +19,7 @@ from masksearch.utils.integrity import refusing
 
 
 def read_mask(path: Path, granularity: str) -> Mask:
-    """Return the mask saved in a file; the file describes its layers, so no network is needed."""
+    """Return the mask saved in a file. No network is needed, since the file also describes the layers."""
     _, about = load_tensors(path)
     with refusing(path):
         space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
@@ -28,7 +28,7 @@ def read_mask(path: Path, granularity: str) -> Mask:
 
 
 def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
-    """Return {seed: mask} for the saved masks of one method at one sparsity."""
+    """Return {seed: mask} of the masks that a sweep saved for one method at one sparsity."""
     masks = {}
     for place, cell in zip(group.places, group.cells, strict=True):
         path = result.folders[place] / "mask.safetensors"
@@ -40,7 +40,7 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
 def group_orthogonality(
     result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
 ) -> Estimate:
-    """Return the mean orthogonality score of masked initial weights over seeds, with its 95 % interval.
+    """Return how far masked initial weights are from orthogonal: the mean over seeds, with its 95 % interval.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
 
 
 def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
-    """Return {layer: (density, effective MACs, MACs of the dense layer)} of one method at one sparsity, over seeds.
+    """Return {layer: (density, effective MACs, MACs when dense)}, as means over the seeds of one method and sparsity.
 
     The density is NaN where a layer has no units of its own.
     """

@@ -9,7 +9,7 @@ from masksearch.spaces import UNITS, Granularity
 
 
 def name_of(method: str, learned: bool = False) -> str:
-    """Return a method's name for tables and legends, with a mark if gradients train its masks."""
+    """Return a method's name for tables and legends, with "(learned)" if gradient descent trains its masks."""
     return method.replace("_", " ") + " (learned)" * learned
 
 
@@ -27,7 +27,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Name of a group of results in tables and legends: its method and label."""
+        """Name of a group of results in tables and legends: its method, and what tells it from other groups."""
         return ", ".join(filter(None, [name_of(self.method, self.learned), self.label]))
 
     @property
@@ -42,7 +42,7 @@ class Group:
 
 
 def group_cells(cells: Sequence[CellResult]) -> list[Group]:
-    """Return results grouped so that each group differs only in the seed, sorted by sparsity.
+    """Return results in groups whose members differ only in the seed; the groups are sorted by sparsity.
 
     Where learning rates of retraining are compared, only cells of the best one per method count (:func:`best_rates`).
     """
@@ -65,7 +65,7 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
-    """Return indices of the results whose learning rate of retraining is best for their method and sparsity.
+    """Return indices of the results that have the best learning rate of retraining for their method and sparsity.
 
     Best is the best validation metric after the last epoch, in the mean over all cells of that method at that sparsity.
     A cell that ended without one has the worst value, in classification 0.
@@ -119,7 +119,7 @@ def _rule(cell: CellResult) -> str:
 
 
 def moment_of(cell: CellResult) -> str:
-    """Return the moment of training at which a result's mask was found; "early" if an early-bird schedule chose it."""
+    """Return the moment of dense training ("3ep", say) at which a mask was found; "early" for early-bird masks."""
     return "early" if cell.early_bird else cell.find_at
 
 
@@ -128,7 +128,7 @@ _OF_A_SEED = ("seed", "file")
 
 
 def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> list[str]:
-    """Return a label per result: the settings in which it differs from results of the same key, except the seed.
+    """Return a label per result: the settings, except the seed, that differ between results of the same method.
 
     A setting that differs between some cells of one key, such as the scope of a criterion in two parts of a sweep, is
     part of the label of all cells that have it.

@@ -20,7 +20,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Estimate":
-        """Return the mean and 95 % interval of values, one per seed; if any value is None, both are NaN."""
+        """Return the mean and the 95 % interval of values, one per seed; both are NaN if any value is None."""
         data = np.array(list(values), dtype=float)  # None: NaN
         n = len(data)
         with np.errstate(invalid="ignore"):  # infinite values have no deviation
@@ -29,7 +29,7 @@ class Estimate:
 
     @classmethod
     def of_differences(cls, pairs: Iterable[tuple[float | None, float | None]]) -> "Estimate":
-        """Return the mean and 95 % interval of first - second over one pair per seed; with any None, both are NaN."""
+        """Return mean and 95 % interval of first - second over pairs, one per seed; NaN if a value is None."""
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
@@ -40,7 +40,7 @@ class Estimate:
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """Return only the mean as text, multiplied by ``scale`` and formatted by ``form``; "–" without a mean."""
+        """Return only the mean as text, times ``scale`` and formatted by ``form``; "–" if there is no mean."""
         return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
 
 
@@ -68,16 +68,16 @@ class Paired:
         return self.difference.mean + self.difference.half_width
 
     def above(self, bar: float) -> bool:
-        """Return whether the 95 % interval of two methods' difference lies above ``bar``; False without an interval."""
+        """Return whether the whole 95 % interval of the two methods' mean difference lies above ``bar``."""
         return self.low > bar
 
     def below(self, bar: float) -> bool:
-        """Return whether the 95 % interval of two methods' difference lies below ``bar``; False without an interval."""
+        """Return whether the whole 95 % interval of the two methods' mean difference lies below ``bar``."""
         return self.high < bar
 
     @property
     def not_below(self) -> bool:
-        """Whether the first method is at most 0.001 worse than the second, by the whole 95 % interval."""
+        """Whether the first method's mean accuracy (a share) is at most 0.001 below the second's (95 % confidence)."""
         return self.above(-MARGIN)
 
 
@@ -111,7 +111,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values of several tests corrected by Holm's step-down method (1979); NaN stays NaN but counts."""
+    """Return p-values of several tests, corrected by Holm's step-down method (1979); NaN stays NaN, but is counted."""
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw)  # NaN last
     steps = np.arange(len(raw), 0, -1) * raw[order]
@@ -121,7 +121,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def win_matrix(scores: np.ndarray) -> np.ndarray:
-    """Return in how many blocks (such as seeds) each method (row) beats each other one (column); a tie counts half.
+    """Return a matrix: in how many blocks (such as seeds) the row's method beats the column's; a tie counts half.
 
     Parameters
     ----------

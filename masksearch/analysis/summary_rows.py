@@ -18,20 +18,20 @@ MOMENTS = ("untrained", "best_dense", "found", "trained")
 
 @dataclass(frozen=True)
 class Moment:
-    """Mean test metric and test loss over seeds, with a mask on one state of the weights (such as after training)."""
+    """Mean test metric and loss over seeds of masked networks in one state of their weights, such as after training."""
 
     accuracy: Estimate  # the metric of the task; in classification the accuracy, in [0, 1]
     loss: Estimate
 
     @classmethod
     def of(cls, figures: Sequence[Accuracy]) -> "Moment":
-        """Return the mean test metric and test loss over seeds, one pair per seed."""
+        """Return the mean test metric and the mean test loss over seeds."""
         return cls(Estimate.of(one.test_accuracy for one in figures), Estimate.of(one.test_loss for one in figures))
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """Means over seeds of the results of one pruning round, or of the dense network (``number`` 0)."""
+    """Results of one pruning round as means over seeds; round ``number`` 0 stands for the dense network."""
 
     number: int
     density: Estimate
@@ -41,7 +41,7 @@ class RoundRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Texts of one pruning round for tables: means without intervals; accuracies and densities are in percent."""
+        """Texts of a table's row on one pruning round: means without intervals; accuracies and densities in percent."""
         moments = [self.moments[name] for name in MOMENTS]
         form, scale = f".{self.metric.digits}f", self.metric.scale
         figures = [text for m in moments for text in (m.accuracy.plain(form, scale), m.loss.plain(".3f"))]
@@ -71,7 +71,7 @@ def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """Means over seeds of the results of one method at one sparsity, or of the dense network (``sparsity`` 0)."""
+    """Results of one method at one sparsity as means over seeds; sparsity 0 stands for the dense network."""
 
     method: str
     variant: str = ""  # schedule, rounds, rewinding and control, where rows of the method differ in them
@@ -115,7 +115,7 @@ class SummaryRow:
 
 
 def summarise(cells: Iterable[CellResult], dense: Iterable[DenseResult] = ()) -> list[SummaryRow]:
-    """Return means over seeds for tables: first the dense network, then each method at each sparsity.
+    """Return rows of a results table, as means over seeds: the dense network, then each method at each sparsity.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ Texts = tuple[str, ...]
 
 
 def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
-    """Parse the arguments of a command into a dataclass of flags and positional arguments.
+    """Parse a command's arguments into a dataclass that has a field for each flag and positional argument.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
 
 
 def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, list[str]]:
-    """Parse the known arguments of a command into a dataclass; return it and all unknown arguments.
+    """Parse those arguments of a command that a dataclass has fields for; return the dataclass and all other arguments.
 
     Raises
     ------
@@ -49,24 +49,24 @@ def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, 
 
 
 def takes(metavar: str, text: str | None = None) -> object:
-    """Return the type annotation of a flag with a value: ``metavar`` stands for the value, ``text`` is the help."""
+    """Return a type annotation for a flag with a value: the value's name in the help, and the flag's help ``text``."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
 def metavar(kind: type, name: str) -> str:
-    """Return the word that stands for a flag's value in the help, such as ``NAME``; "" for a flag without values."""
+    """Return the word that stands for a flag's value in the help, such as ``NAME``; "" for a flag without a value."""
     notes = getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
     return next((note.metavar for note in notes if hasattr(note, "metavar")), "")
 
 
 def given_flags(args: Sequence[str]) -> dict[str, str]:
-    """Return {name: flag as typed} for the flags among ``args``, such as {"no_download": "--no-download"}."""
+    """Return the flags among ``args`` as {field name: flag as typed}, such as {"no_download": "--no-download"}."""
     flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
     return {flag[2:].replace("-", "_"): flag for flag in flags}
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the single value that a command-line flag was given; None if the flag is not given.
+    """Return the value of a command-line flag that may be given once; None if it is not given.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def one(values: Texts, flag: str) -> str | None:
 
 
 def refuse(unknown: Sequence[str], kind: type, args: Sequence[str], helps: str) -> NoReturn:
-    """Raise an InputError for the first unknown command-line argument, with the nearest known flag."""
+    """Raise an InputError for the first unknown command-line argument; its message suggests the nearest known flag."""
     flag = unknown[0].partition("=")[0]
     typed = [arg for arg in args if arg.startswith("--") and arg.endswith(f"={unknown[0]}")]
     if typed:

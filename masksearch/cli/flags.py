@@ -23,7 +23,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Parse the arguments of ``masksearch run`` into settings, one for each part of a recipe; for ``--list``, "list".
+    """Parse the arguments of ``masksearch run``: return settings, one per part of a recipe, or "list" for ``--list``.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
 
 
 def full_help(args: Sequence[str], prog: str) -> str:
-    """Return the text of ``masksearch run --help-all``, with the defaults of the recipe that ``args`` name, if any.
+    """Return the text of ``masksearch run --help-all``, with a recipe's defaults if ``args`` name a recipe.
 
     Raises
     ------

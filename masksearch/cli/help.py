@@ -66,12 +66,12 @@ class OtherFlags:
     recipe: Annotated[Texts, takes("NAME")] = ()
     """Published experiment whose settings replace all defaults: a name in --list."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
-    """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
+    """How long the recipe takes: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     Some recipes have further scales. (default: cpu)"""
     parts: Annotated[Texts, takes("NAME ...")] = ()
-    """Names of the recipe's parts to run; all parts if not given."""
+    """Names of the recipe's parts to run; if not given, all parts."""
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
-    """Any other setting, as --set train.momentum=0.8 annealing.chains=4.
+    """Any other setting, such as --set train.momentum=0.8 annealing.chains=4.
     Commas separate several values; "none" unsets a value."""
     help: Annotated[bool, FlagCreatePairsOff] = False
     """Print the main flags."""
@@ -106,7 +106,7 @@ def short_help() -> str:
 
 
 def help_text(topics: Mapping[str, Sequence[tuple[str, str]]], indent: int) -> str:
-    """Return help text 100 columns wide for flags by topic; explanations begin at column ``indent``."""
+    """Return the help on flags, grouped by topic, as text 100 columns wide; explanations begin at column ``indent``."""
     lines = []
     for topic, entries in topics.items():
         lines += ["", f"{topic}:"]
@@ -118,7 +118,7 @@ def help_text(topics: Mapping[str, Sequence[tuple[str, str]]], indent: int) -> s
 
 
 def other_entries(*names: str) -> list[tuple[str, str]]:
-    """Return (flag with its value's name, explanation) pairs of flags that do not belong to a setting."""
+    """Return (flag and the name of its value, explanation) pairs for flags that do not belong to a setting."""
     texts = {name: text for name, _, text in field_texts(inspect.getsource(OtherFlags))}
     return [(f"--{name.replace('_', '-')} {metavar(OtherFlags, name)}".strip(), texts[name]) for name in names or texts]
 

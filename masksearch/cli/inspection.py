@@ -56,11 +56,10 @@ class Show:
     """Print a sweep's results, also while it is running, and the contents of its folder."""
 
     folder: Annotated[Texts, Positional, takes("FOLDER")] = ()
-    """Folder of a sweep (runs/sweep), of one of its cells (a method at a sparsity and seed), or of a dense network;
-    or its URL."""
+    """Folder or URL of a sweep (runs/sweep), of one method, sparsity and seed in it, or of a dense network."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     report: Annotated[bool, FlagCreatePairsOff] = False
-    """Also write report.html, results.csv and the figures of the sweep anew; otherwise nothing on disk changes."""
+    """Also write the sweep's report.html, results.csv and figures anew. Without this flag, nothing on disk changes."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Analyse:
     sparsity: Annotated[Texts, takes("X ...")] = ()
     """Sparsities whose masks are analysed; all if not given."""
     out: Annotated[Texts, takes("FOLDER")] = ()
-    """Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."""
+    """Folder of the Markdown page and the figures; if not given, "analysis" in the folder of the first sweep."""
 
 
 def show(args: Sequence[str], console: Console) -> None:

@@ -21,7 +21,7 @@ class _Table(bars.Progress):
     HEADINGS = ("worker", "cell", "stage", "", "", "score", "left")
 
     def make_tasks_table(self, tasks: Iterable[bars.Task]) -> Table:
-        """Return a table with a row per bar."""
+        """Return a live table for the terminal, with one row per progress bar."""
         table = super().make_tasks_table(tasks)
         for column, heading in zip(table.columns, self.HEADINGS, strict=True):
             column.header = heading
@@ -30,7 +30,7 @@ class _Table(bars.Progress):
 
 
 class ProgressBars(SweepCallback):
-    """Callback of a sweep that shows a live table, and prints a line per finished cell (method, sparsity, seed).
+    """Callback of a sweep that shows live progress bars, and prints a line per finished run (method, sparsity, seed).
 
     The table has a row for the sweep, with the number of failed cells, and a row for each worker: its cell, the stage
     of the cell, the last and the best score, and the time left of the stage.
@@ -62,33 +62,33 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return progress bars for ``worker``: the same row of the sweep, and a new row for the worker's step."""
+        """Return progress bars for process ``worker``: the sweep's bar, which all share, and a bar for this process."""
         own = copy(self)
         own._worker = str(worker)
         return own
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Add a row for the whole sweep to the terminal's live table; print how many cells are finished already."""
+        """Show a progress bar for the whole sweep, and print how many of its runs are finished already."""
         if len(to_do) < len(cells):
             self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
         self._sweep = self._bars.add_task("cells", total=len(to_do), note="", worker="all", cell="")
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Show the training of a dense network."""
+        """Show in the progress bars that a dense network is being trained."""
         self._cell = f"dense network, seed {seed}"
         self._show("training", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Show the name of a sweep's cell (one method at one sparsity and seed)."""
+        """Show the name of the sweep's run (one method at one sparsity and seed) that now begins."""
         self._cell = cell.label
         self._show("", None)
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Show a gradual pruning."""
+        """Show a progress bar for pruning a network gradually."""
         self._show(f"gradual pruning by {criterion}", epochs)
 
     def search_begins(self, cell: Cell) -> None:
-        """Show a search."""
+        """Show a progress bar for a search of masks."""
         self._best = float("nan")
         self._show("search", cell.settings.sweep.budget)
 
@@ -99,7 +99,7 @@ class ProgressBars(SweepCallback):
         self._advance(f"{_shown(trial.score)}  best {self._best:.4f}")
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Show the second scoring of a search's best masks."""
+        """Show a progress bar for scoring a search's best masks a second time."""
         self._show("scoring again", masks)
 
     def rescored(self, cell: Cell, score: Score) -> None:
@@ -107,7 +107,7 @@ class ProgressBars(SweepCallback):
         self._advance(_shown(score))
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Show a masked network's retraining."""
+        """Show a progress bar for retraining a masked network."""
         self._show("retraining", epochs)
 
     def epoch(self, row: EpochRow) -> None:
@@ -116,7 +116,7 @@ class ProgressBars(SweepCallback):
         self._advance(f"loss {row.train_loss:.4f}{metric}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Print a finished cell's test metrics before and after retraining in one line."""
+        """Print one line with the test metrics of a finished run of the sweep, before and after retraining."""
         metric = result.metric
         name = "" if metric.is_accuracy else f"  {metric.name}"
         untrained, trained = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
@@ -132,7 +132,7 @@ class ProgressBars(SweepCallback):
         self._ended()
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
-        """Print the label of a failed cell and a sentence about its error; with torchrun, all ranks have the same."""
+        """Print the name of a failed run of the sweep, and a sentence about the error that ended it."""
         ranks().agree(f"{cell.label}: {sentence}")
         text = f"{cell.label}: failed: {sentence}"
         self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)

@@ -38,7 +38,7 @@ _LARGEST = 32 << 20  # bytes, glibc's maximum for this threshold
 
 
 def run(args: Sequence[str], console: Console) -> None:
-    """Run ``masksearch run``: run the sweeps and print their results, or print ``--help-all`` or ``--list``."""
+    """Execute ``masksearch run``: run the sweeps and print their results, or print ``--help-all`` or ``--list``."""
     if "--help-all" in args:
         print(full_help(args, "masksearch run"), end="")
         return
@@ -104,7 +104,7 @@ def draw_report(result: SweepResult, command: Sequence[str], console: Console) -
 
 
 def print_result(result: SweepResult, console: Console) -> None:
-    """Print a sweep's table of results, and the addresses of its report and curves; write nothing to disk."""
+    """Print a sweep's table of results, and where to find its report and TensorBoard curves; write nothing to disk."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table
     from masksearch.report.best_methods import best_methods, what_steps_brought, why_searches_trail
@@ -157,7 +157,7 @@ def _first_line(row: object) -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library glibc keep up to 1 GiB of freed memory for reuse; return whether glibc accepts this.
+    """Let the C library keep up to 1 GiB of freed memory for reuse; return False for C libraries other than glibc.
 
     With glibc's defaults, a freed tensor of some megabytes goes back to the kernel, and the next training step gets
     zeroed new pages (mallopt(3)). Without glibc nothing changes. Only the command line calls this function, before a

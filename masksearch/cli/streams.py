@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Context manager in which printing never fails: output to a closed, broken or full stream is dropped.
+    """Context manager in which printing never fails: text for a closed, broken or full output stream is dropped.
 
     A reader that closes a pipe, a terminal that goes away and a full disk do not end a sweep.
     """
@@ -50,7 +50,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text to the stream; return the text's length, also if a failed stream drops it."""
+        """Write text to the stream, or drop it if the stream has failed; return the text's length in both cases."""
         if not self._broken:
             try:
                 self._stream.write(text)
@@ -59,12 +59,12 @@ class _Lasting:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write several texts to the stream, unless it has failed."""
+        """Write several texts to the output stream; do nothing if it has failed before."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush the stream, unless it has failed."""
+        """Flush the output stream; do nothing if it has failed before."""
         if not self._broken:
             try:
                 self._stream.flush()

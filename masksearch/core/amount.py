@@ -28,7 +28,7 @@ Density = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a mask keeps: a density, its quantity (units, parameters or MACs), and how layers share it.
+    """How much a mask keeps: a share of all units, parameters or MACs, and how this share is split over layers.
 
     Every function that takes a ``density`` also takes an ``Amount`` in its place.
 
@@ -83,7 +83,7 @@ class Amount:
         on_empty: OnEmpty | None = None,
         default: "Amount | None" = None,
     ) -> "Amount":
-        """Return an Amount from the arguments density, sparsity, hold, scope and on_empty that a user gave.
+        """Return the Amount (how much masks keep) for a user's density, sparsity, hold, scope and on_empty.
 
         Parameters
         ----------
@@ -125,11 +125,11 @@ class Amount:
 
     @property
     def fixes_layers(self) -> bool:
-        """Whether each layer's number of kept units is fixed before units are ranked, as by scope "layerwise"."""
+        """Whether each layer's number of kept units is fixed before units are ranked, as with scope="layerwise"."""
         return self.scope in ("layerwise", "erk") or self.per_layer is not None
 
     def single(self, reason: str) -> float:
-        """Return the density that all layers share; raise an InputError with ``reason`` if each layer has its own."""
+        """Return the one density of all layers; if layers have different ones, raise an InputError with ``reason``."""
         if isinstance(self.density, Mapping):
             raise InputError(f"density: one per layer; {reason}")
         return self.density
@@ -145,18 +145,18 @@ class Amount:
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
-        """Return the amount to keep after each of ``rounds`` pruning rounds; each prunes an equal share of the rest.
+        """Return the amount to keep after each pruning round; every round prunes the same share of what is left.
 
         Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
         """
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """Return a copy of this amount whose masks keep one unit of each layer that would else be empty."""
+        """Return a copy of this amount that keeps one unit of a layer, where an empty layer would raise an error."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return a copy of this Amount with one density per layer; with scope "global", return it unchanged.
+        """Return a copy of this Amount with a density for every layer; with scope="global", return this Amount.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class Amount:
     # Numbers of units.
 
     def count(self, layout: Layout) -> int:
-        """Return how many units in all layers of ``layout`` together a mask of this density keeps.
+        """Return how many units a mask of this density keeps, summed over all layers of ``layout``.
 
         Raises
         ------
@@ -204,7 +204,7 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return how many units a mask keeps in each layer, for scopes "layerwise", "erk" or a density per layer.
+        """Return how many units of each layer a mask keeps, for scope "layerwise" or "erk", or one density per layer.
 
         Under limits of the layout, their sum may be smaller than :meth:`count`.
         """

@@ -7,7 +7,7 @@ from masksearch.utils.errors import LARGEST, InputError, check_type
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits of a search: a number of scorings, a number of seconds, or both. The first one reached ends it."""
+    """Limits of a search: a number of scored masks, of seconds, or both. The search ends at the first limit reached."""
 
     scorings: int | None = None
     seconds: float | None = None
@@ -26,7 +26,7 @@ class Budget:
 
     @classmethod
     def of(cls, budget: "int | Budget | None") -> "Budget":
-        """Return a search budget; a plain number means that many scored masks, and a Budget is returned as it is."""
+        """Return a search budget: a number n becomes a Budget of n scored masks; a Budget is returned unchanged."""
         return budget if isinstance(budget, Budget) else cls(scorings=budget)
 
     def left(self, scorings: int, seconds: float) -> int | None:
@@ -36,7 +36,7 @@ class Budget:
         return None if self.scorings is None else self.scorings - scorings
 
     def spent(self, scorings: int, seconds: float) -> float:
-        """Return the share of the budget used after ``scorings`` and ``seconds``; at 1 or more, the search ends."""
+        """Return the used share of the budget after ``scorings`` scored masks and ``seconds``; at 1, a search ends."""
         shares = []
         if self.scorings is not None:
             shares.append(scorings / self.scorings)
@@ -45,6 +45,6 @@ class Budget:
         return max(shares)
 
     def covers(self, other: "Budget") -> bool:
-        """Whether both limits of this budget are at least those of ``other``; None means no limit."""
+        """Whether this budget allows at least as many scored masks, and as many seconds, as the budget ``other``."""
         pairs = ((self.scorings, other.scorings), (self.seconds, other.seconds))
         return all(own is None or (theirs is not None and own >= theirs) for own, theirs in pairs)

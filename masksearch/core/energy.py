@@ -10,7 +10,7 @@ from masksearch.core.space import MaskSpace
 
 
 class EnergyState(Protocol):
-    """Current mask of a walk over masks, with its energy (estimated damage) and the energy change of each move.
+    """Current mask of a local search, its energy (estimated damage), and the energy's change by possible moves.
 
     To toggle a unit is to prune it if the mask keeps it, and to keep it again if the mask prunes it.
     """
@@ -21,22 +21,22 @@ class EnergyState(Protocol):
     @property
     @abstractmethod
     def value(self) -> float:
-        """Return the energy of the current mask: the sum of coefficient x term over all terms. Lower is better."""
+        """Return the current mask's energy (estimated damage): the weighted sum of its terms. Lower is better."""
 
     @abstractmethod
     def terms(self) -> np.ndarray:
-        """Return the current mask's energy terms before they are weighted and summed: float64 (n_terms,)."""
+        """Return the terms of the current mask's energy, before weighting and summing: float64 (n_terms,)."""
 
     @abstractmethod
     def singles(self, layer: int) -> np.ndarray:
-        """Return, for each unit of a layer, how the energy changes if only this unit is pruned or kept again: float64.
+        """Return, for each unit of a layer, how the energy changes if the mask prunes, or restores, only this unit.
 
         The shape is (units of the layer,). A kept unit is pruned, and a pruned unit is kept again.
         """
 
     @abstractmethod
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return how the energy would change by each of several moves, float64 (n_moves,), without making the moves.
+        """Return the energy change that each of several moves would cause: float64 (n_moves,). No move is made.
 
         Parameters
         ----------
@@ -46,18 +46,18 @@ class EnergyState(Protocol):
 
     @abstractmethod
     def toggle(self, units: np.ndarray) -> None:
-        """Prune the kept units among the given unit indices, int64 (r,), and keep the pruned ones again."""
+        """Change the current mask at given unit indices, int64 (r,): prune kept units, restore pruned units."""
 
 
 class Energy(Protocol):
     """Energy of a mask: a weighted sum of terms that estimates how much the mask damages the network."""
 
     names: tuple[str, ...]
-    """Names of the terms that the energy adds up."""
+    """Names of the terms whose weighted sum is the energy (estimated damage) of a mask."""
 
     @abstractmethod
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return an object with the energy of ``mask``; moves of an annealing walk then update it.
+        """Return the state of a local search that begins at ``mask``: the mask and its energy, updated per move.
 
         Parameters
         ----------
@@ -67,7 +67,7 @@ class Energy(Protocol):
 
 
 def removal_order(energy: Energy, space: MaskSpace, mask: Mask, costs: np.ndarray | None = None) -> np.ndarray:
-    """Return a mask's kept units, int64 (n_kept,), in the order in which greedy pruning by lowest energy removes them.
+    """Return a mask's kept units, int64 (n_kept,), in the order in which greedy pruning removes them.
 
     The unit of the smallest increase of the energy goes first; then the increases of the others are computed anew.
     Layers lose their last units after all other units, since an empty layer may cut the network.

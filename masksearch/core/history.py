@@ -13,7 +13,7 @@ from masksearch.utils.errors import InputError
 
 
 class History:
-    """History of one search: every scored mask (trial) in order, with the masks of the best trials.
+    """History of one search: the score of every trial (scored mask) in order; the best trials also have their masks.
 
     Searches that share an Optuna study have one history each, with their own trials only.
 
@@ -102,7 +102,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """Return a mask's score from earlier trials: exact, or an upper bound below ``threshold``; else None."""
+        """Return the score of an earlier trial with the same mask, if exact or below ``threshold``; else None."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -115,7 +115,7 @@ class History:
 
     @property
     def best(self) -> Trial:
-        """Return the trial with the highest exact score; its attribute ``mask`` is the best mask.
+        """Return the trial with the highest exact score; the trial also holds the scored mask.
 
         Raises
         ------
@@ -126,19 +126,19 @@ class History:
 
     @property
     def best_mask(self) -> Mask:
-        """Return the mask with the highest exact score; raise an InputError if no trial has a finite one."""
+        """Return the mask with the highest exact score; raise an InputError if no trial has a finite score."""
         mask = self.best.mask
         assert mask is not None, "the best trials have their masks"
         return mask
 
     @property
     def best_score(self) -> float:
-        """Return the highest exact score of any mask; raise an InputError if no trial has a finite one."""
+        """Return the highest exact score of any mask; raise an InputError if no trial has a finite score."""
         return self.best.score.value
 
     @property
     def top(self) -> list[Trial]:
-        """Return the trials of the best few masks, best first; raise an InputError if no score is exact and finite."""
+        """Return the trials of the best few masks, best first; raise an InputError if no trial has a finite score."""
         if not self._top:
             n = len(self.trials)
             raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
@@ -146,7 +146,7 @@ class History:
 
     @property
     def front(self) -> list[Trial]:
-        """Return the Pareto front, cheapest first: trials that no other trial beats in both score and cost.
+        """Return the Pareto front, cheapest first: trials for which no other trial has a better score and lower cost.
 
         Costs and scores rise along the front. For every trial with an exact score and a cost, the front has the trial,
         or one with at least its score at no higher cost; of equal trials, the first. The front of a search without
@@ -155,7 +155,7 @@ class History:
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """Return the trials on the Pareto front of score and cost that cost at most ``cost``, best first.
+        """Return the trials of the Pareto front (score against cost) up to the cost ``cost``, best score first.
 
         Raises
         ------
@@ -174,7 +174,7 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """Return, for every trial in order, the best exact score until then; NaN before the first exact score."""
+        """Return the best exact score up to each trial, in order of the trials; NaN before the first exact score."""
         curve: list[float] = []
         best = math.nan
         for trial in self.trials:

@@ -25,7 +25,7 @@ class Layer:
 
     @property
     def stop(self) -> int:
-        """Return the index after that of the layer's last unit (mask bit)."""
+        """Return the stop of the layer's range of units (mask bits): the index of its last unit, plus 1."""
         return self.start + self.size
 
     @property
@@ -50,14 +50,17 @@ class Layout:
     limits: Limits | None = None
     """Limits on how many units a mask keeps in each layer; None: no limits."""
     swap_group: int = 0
-    """Number of consecutive units within which searches must swap kept for pruned units; 0: any two can swap."""
+    """Size of blocks of consecutive units; a search swaps a kept and a pruned unit only within a block. 0: anywhere."""
 
     nested: bool = False
-    """Whether some units are parts of other units, so that pruning a unit also prunes its parts."""
+    """Whether some units are parts of others, such as filters of a block: pruning the block also prunes its filters."""
 
     @property
     def needed(self) -> np.ndarray:
-        """Return, per layer, whether the network breaks without any of its units: bool (n_layers,); by default True."""
+        """Return, for each layer, whether the network breaks if the layer keeps no unit: bool (n_layers,).
+
+        By default, all layers are needed.
+        """
         return np.ones(len(self.layers), dtype=bool)
 
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
@@ -77,21 +80,21 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash (16 hex digits) of granularity and layers; masks fit all spaces with the same fingerprint."""
+        """Return a hash, 16 hex digits, of the kind of unit and the layers; masks fit all spaces with an equal hash."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer; ``scope="isomorphic"`` ranks the units of layers with equal texts together."""
+        """Return a text per layer for its kind of weight; scope="isomorphic" ranks layers with equal texts together."""
         return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits, bool (n_units,), in a standard form: masks of equal pruned networks get equal bits."""
+        """Return mask bits, bool (n_units,), in a standard form: equal for masks that give the same pruned network."""
         return bits
 
     def empty(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers have no kept unit although the network needs one: bool (n_layers,).
+        """Return which layers have no kept unit, although the network breaks without one: bool (n_layers,).
 
         ``kept`` holds the kept units of every layer, int64 (n_layers,).
         """
@@ -108,21 +111,21 @@ class Layout:
         return np.array([layer.size for layer in self.layers], dtype=np.int64)
 
     def layer_of(self, units: np.ndarray) -> np.ndarray:
-        """Return, for each of the given unit indices (mask bits), the index of the layer that has the unit: int64."""
+        """Return the index of the layer that each given unit (mask bit) belongs to: int64, one per unit index."""
         return np.searchsorted(self.starts, units, side="right") - 1
 
     def densities(self, kept: Sequence[int]) -> dict[str, float]:
-        """Return {layer name: kept / all units} for the given numbers of kept units, one per layer in order."""
+        """Return {layer name: kept / all units}; ``kept`` has each layer's number of kept units, in order."""
         return {layer.name: k / layer.size for layer, k in zip(self.layers, kept, strict=True)}
 
     def describe(self) -> str:
-        """Return one line for error messages: granularity, layers' sizes and fingerprint of this layout."""
+        """Return a one-line description for error messages: kind of unit, layers' sizes, and fingerprint (hash)."""
         shown = [f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:4]]
         more = f", ... {len(self.layers)} layers" if len(self.layers) > 4 else ""
         return f"{self.granularity} space of {self.n_units} units ({', '.join(shown)}{more}; {self.fingerprint})"
 
     def erk(self, layer: Layer) -> float:
-        """Return a layer's unscaled Erdős-Rényi-kernel (ERK) density: sum / product of its weight's dimensions.
+        """Return a layer's Erdős-Rényi-kernel (ERK) density before scaling: sum / product of its weight's dimensions.
 
         Evci et al. 2020, section 3.
         """

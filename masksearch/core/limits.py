@@ -11,7 +11,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on the kept units of each layer: at least ``least``, and a multiple of ``steps`` or all of its units.
+    """Limits on how many units a layer keeps: at least ``least``, and either all or a multiple of ``steps``.
 
     Parameters
     ----------
@@ -29,38 +29,43 @@ class Limits:
 
     @property
     def stepped(self) -> bool:
-        """Whether any layer must keep a multiple of a number of units above 1, such as a multiple of 8 channels."""
+        """Whether some layer may keep only multiples of a number of units, such as 8, 16 or 24 channels."""
         return max(self.steps) > 1
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Return the smallest number of kept units that each layer is allowed, int64 (n_layers,)."""
+        """Return the smallest number of units that each layer is allowed to keep: int64 (n_layers,)."""
         least, steps = np.maximum(self.least, 1), np.array(self.steps)
         return np.minimum(-(-least // steps) * steps, self.sizes)
 
     def allow(self, kept: np.ndarray) -> bool:
-        """Return whether the limits allow these numbers of kept units per layer, int64 (n_layers,)."""
+        """Return whether the limits allow the layers to keep ``kept`` units, an int64 array (n_layers,)."""
         return bool((kept >= self.lowest).all() and (kept == self.floor(kept)).all())
 
     def floor(self, kept: np.ndarray) -> np.ndarray:
-        """Round kept units per layer, int64 (n_layers,), down to allowed numbers; at least the smallest allowed."""
+        """Round each layer's number of kept units down to an allowed number, but not below the smallest allowed one.
+
+        ``kept`` and the result are int64 (n_layers,).
+        """
         stepped = np.where(kept >= self.sizes, self.sizes, kept // self.steps * self.steps)
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers may keep units, bool (n_layers,), given all layers' kept units; by default, all may."""
+        """Return which layers lie in no pruned block if layers keep ``kept`` units: bool (n_layers,). Default: all."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
-        """Return the kept units per layer after ``by`` allowed steps up, int64 (n_layers,); at most all units."""
+        """Raise each layer's number of kept units by ``by`` allowed steps, up to all its units: int64 (n_layers,)."""
         return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return allowed numbers of kept units close to ``kept``, int64 (n_layers,); by default, rounded down."""
+        """Return allowed numbers of kept units near ``kept``, int64 (n_layers,). By default, they are rounded down."""
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
-        """Add units to layers in allowed steps, best-ranked first, within the budget; return counts, int64 (n_layers,).
+        """Add units to layers, best-ranked first and in allowed steps, within the budget; return kept units per layer.
+
+        The result is int64 (n_layers,).
 
         Parameters
         ----------
@@ -99,9 +104,9 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return allowed numbers of kept units per layer, in proportion to ``quotas``, of sum at most ``total``."""
+        """Return kept units per layer: at most ``total`` in all, as near to ``quotas`` as the limits allow."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
-        """Return ranks of each layer's units with which :meth:`fill` grows layers in proportion to ``quotas``."""
+        """Return ranks of each layer's units that make :meth:`fill` keep units in proportion to ``quotas``."""
         return [-np.arange(size) / max(quota, 1e-9) for size, quota in zip(self.sizes, quotas, strict=True)]

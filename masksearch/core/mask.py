@@ -27,7 +27,7 @@ class Move:
         return len(self.dropped) + len(self.regrown)
 
     def undone(self) -> "Move":
-        """Return the inverse of this move, which leads from the changed mask back to the one before."""
+        """Return the inverse move, which turns the new mask back into the old mask."""
         return Move(self.regrown, self.dropped)
 
     @staticmethod
@@ -88,7 +88,7 @@ class Mask:
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """Return the mask that results if ``move`` prunes some units of this mask and keeps others again.
+        """Return the mask after ``move``, which prunes some units that this mask keeps, and restores some pruned units.
 
         It takes time O(len(move)).
 
@@ -181,19 +181,19 @@ class Mask:
         return self.space.densities(self.kept_counts.tolist())
 
     def empty_layers(self) -> list[str]:
-        """Return the names of the layers that keep no unit although the network needs one of them."""
+        """Return the names of layers in which no unit is kept, although the network breaks without one."""
         empty = self.space.empty(self.kept_counts).tolist()
         return [layer.name for layer, is_empty in zip(self.space.layers, empty, strict=True) if is_empty]
 
     def shuffled(self, generator: torch.Generator) -> "Mask":
-        """Return a random mask that keeps as many units of each layer as this mask."""
+        """Return a random mask with the same number of kept units in each layer as this mask."""
         bits = self.bits.clone()
         for layer in self.space.layers:
             bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
         return Mask(self.space, bits)
 
     def hamming(self, other: "Mask") -> int:
-        """Return the number of units that only one of the two masks keeps.
+        """Return the Hamming distance of two masks: the number of units that one mask keeps and the other prunes.
 
         It is 2 r if r units were pruned and r others kept again.
         """
@@ -210,13 +210,13 @@ class Mask:
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """Return the move that changes this mask into ``other``; its unit indices are in ascending order."""
+        """Return the move that changes this mask into ``other``; the move's unit indices are in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))
 
     def save(self, path: str | Path) -> None:
-        """Write the mask to a safetensors file: its packed bits, with fingerprint and layers of its mask space."""
+        """Write the mask to a safetensors file: packed bits, and layers and fingerprint (hash) of the mask's space."""
         about = {
             "format": _FORMAT,
             "fingerprint": self.space.fingerprint,
@@ -298,7 +298,7 @@ def _keys(units: np.ndarray) -> int:
 
 
 def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY) -> np.ndarray:
-    """Return ``n`` mask bits, bool (n,), from the bytes into which ``np.packbits`` has packed them.
+    """Return ``n`` mask bits, bool (n,), from bytes that ``np.packbits`` made of them.
 
     Parameters
     ----------

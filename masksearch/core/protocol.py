@@ -41,7 +41,7 @@ _DRAWS = 100  # of a random mask, until a draw empties no layer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """A mask that waits for its score, stored as a base mask and the move that changes the base into the mask."""
+    """A mask to score, stored as another mask (its base) and the move that turns the base into this mask."""
 
     base: Mask
     move: Move
@@ -52,17 +52,20 @@ class Proposal:
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
-        """Return the proposal to score the mask that results from applying ``move`` to the mask ``base``."""
+        """Return a proposal (a mask to score) for the mask that ``move`` makes of the mask ``base``."""
         return cls(base, move, base.moved(move), threshold)
 
     @classmethod
     def of(cls, mask: Mask) -> "Proposal":
-        """Return the proposal to score a mask that isn't the result of a move."""
+        """Return a proposal (a mask to score) for a mask that is given as a whole, without a base mask and a move."""
         return cls(mask, Move.nowhere(), mask)
 
     @property
     def counts(self) -> bool:
-        """Whether the proposed mask may become the search's best: only masks that are scored on all examples may."""
+        """Whether the proposed mask may become the search's best; masks scored on few examples, or as probes, may not.
+
+        A probe is a mask that is scored only to learn from its score.
+        """
         return self.share == 1 and not self.probe
 
     @property
@@ -77,7 +80,7 @@ class Proposal:
 
 
 def proposals_of(masks: Sequence[Mask | Proposal], space: MaskSpace) -> list[Proposal]:
-    """Return proposals to score the given masks of ``space``; proposals among them are returned unchanged.
+    """Wrap each mask in a Proposal (a mask and how to score it); items that are proposals already stay as they are.
 
     Raises
     ------
@@ -118,7 +121,7 @@ class Trial:
 
 @dataclass(frozen=True, init=False)
 class Problem:
-    """Task of a searcher: the space of masks, the density to keep, budget and seed. It holds no network.
+    """Search problem: the space of masks, the density to keep, the budget and the seed. It holds no network.
 
     Parameters
     ----------
@@ -223,11 +226,13 @@ class Problem:
 
     @property
     def on_empty(self) -> OnEmpty:
-        """Return what happens to masks that would empty a layer: "raise", "allow" or "keep_one"."""
+        """Return what happens if a mask would empty a layer: "raise" an error, "allow" the mask, or "keep_one" unit."""
         return self.amount.on_empty
 
     def identity(self) -> dict[str, object]:
-        """Return a JSON dict that identifies the problem, without the values of its functions and saliencies.
+        """Return a JSON dict that identifies the search problem; functions count as present or absent only.
+
+        Saliencies and energy terms count by their names.
 
         The last bits of saliencies may depend on the number of threads, so that only their names count. ``budget`` is
         the first budget, ``larger_budgets`` has the others, if any.
@@ -253,11 +258,17 @@ class Problem:
     # of the layer instead: a searcher can't choose another density.
 
     def top_units(self, saliency: Tensor, scope: Scope = "global", generator: torch.Generator | None = None) -> Mask:
-        """Return the mask that keeps the units of highest saliency, (n_units,), at the problem's density."""
+        """Return the mask that keeps the units of highest saliency at the problem's density.
+
+        ``saliency`` has the shape (n_units,).
+        """
         return self.space.top_k(saliency, self.amount.lenient().across(scope), generator=generator)
 
     def top_k(self, saliency: Tensor) -> Mask:
-        """Return the mask of the top units of a saliency (n_units,), improved by ``refine`` if the problem has it."""
+        """Return the mask of the units of highest saliency; the problem's function ``refine``, if any, improves it.
+
+        ``saliency`` has the shape (n_units,).
+        """
         return self.top_units(saliency) if self.refine is None else self.refine(saliency, self.top_units)
 
     def random_mask(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
@@ -278,14 +289,14 @@ class Problem:
         return self.space.random(amount, generator=generator)
 
     def allows(self, kept: np.ndarray) -> bool:
-        """Return whether the problem allows masks with ``kept`` units per layer, int64 (n_layers,)."""
+        """Return whether the problem allows a mask whose layers keep ``kept`` units, an int64 array (n_layers,)."""
         limits = self.space.limits
         if limits is not None and not limits.allow(kept):
             return False
         return (self.on_empty == "allow" or not self.space.empty(kept).any()) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
-        """Return the score with its field ``cost`` filled in from the mask, or unchanged if the problem has no cost."""
+        """Return a mask's score with the mask's cost filled in; if the problem has no cost, the score is unchanged."""
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))

@@ -14,12 +14,12 @@ class HasScore(Protocol):
 
     @abstractmethod
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposal (mask to score), in the same order; higher is better."""
+        """Return one score per proposal (a mask to score), in the same order; higher is better."""
 
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """Protocol of a scorer that may have state, such as a cache, which the search loop discards at intervals.
+    """Protocol of a scorer that can discard stored results, such as a cache; searches ask for this at intervals.
 
     Subclasses without such a state need only ``score``.
 
@@ -32,36 +32,36 @@ class Scoring(HasScore, Protocol):
 
     @property
     def refresh_every(self) -> int | None:
-        """Return after how many scorings the loop calls :meth:`refresh`; None: the scorer has no state to discard."""
+        """Return after how many scored masks a search calls :meth:`refresh`; None: there is no state to discard."""
         return None
 
     def refresh(self) -> None:
-        """Discard everything that the scorer has stored during earlier scorings."""
+        """Discard everything that the scorer has stored while it scored earlier masks."""
         return
 
 
 @runtime_checkable
 class ParallelScoring(Scoring, Protocol):
-    """Protocol of a scorer whose workers score several proposals at the same time."""
+    """Protocol of a mask scorer with several workers, which score different masks at the same time."""
 
     workers: int
     order: str  # "fixed": scores in the order of proposals; "as_finished": in the order in which scorings end
 
     @abstractmethod
     def start(self, space: MaskSpace) -> None:
-        """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
+        """Start the workers, unless they run already, and wait until all are ready to score masks of ``space``."""
 
     @abstractmethod
     def send(self, proposal: Proposal) -> None:
-        """Give a proposal to a free worker, or to the next one that becomes free."""
+        """Queue a proposal (a mask to score) for the first worker that is free."""
 
     @abstractmethod
     def receive(self) -> tuple[Proposal, Score]:
-        """Wait for the next score of any worker, and return it with its proposal."""
+        """Wait until a worker has scored a mask; return the mask's proposal and its score."""
 
     @abstractmethod
     def close(self) -> None:
-        """End all workers; the next scoring starts new ones."""
+        """End all workers; if a mask is scored later, new workers start."""
 
 
 class _Stateless(Scoring):
@@ -88,7 +88,7 @@ def data_digest(scorer: HasScore) -> str | None:
 
 
 def as_scoring(scorer: HasScore) -> Scoring:
-    """Return the scorer unchanged, or wrapped if it has only ``score``: the wrapper adds the missing methods.
+    """Return the scorer unchanged if it has all methods that searches call; otherwise wrap it to add them.
 
     Raises
     ------

@@ -19,7 +19,7 @@ _LAYERWISE = Amount(1.0, scope="layerwise")
 
 
 class MaskSpace(Layout):
-    """Space of all pruning masks of a network: draws random masks, and makes masks that keep the most salient units.
+    """Space of all pruning masks of a network; it makes random masks, and masks of the most salient units.
 
     A unit is what one mask bit switches: a weight, or a group of channels. ``weight_space`` and ``filter_space`` make
     the space of a network. A ``density`` is a float in (0, 1], one float per layer name, or an
@@ -69,7 +69,7 @@ class MaskSpace(Layout):
         *,
         sparsity: Density | None = None,
     ) -> Mask:
-        """Return the mask that keeps the units of highest saliency, (n_units,), at the requested density.
+        """Return the mask that keeps the units of highest saliency at the requested density.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class MaskSpace(Layout):
         return self.top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer stay within the allowed units, parameters or MACs.
+        """Return whether a mask that keeps ``kept`` units per layer has at most the allowed units, parameters or MACs.
 
         Always True for ``hold="units"``, because the swaps of a search do not change the number of units; but in a
         space with ``multiple_of``, where they do, masks may keep fewer units.
@@ -148,7 +148,7 @@ class MaskSpace(Layout):
         return amount.hold == "units" and self._within_count(kept, amount)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if each layer keeps its number of units in ``kept``."""
         if hold != "units":
             raise InputError(f"cost: {hold!r}; a {self.granularity} space counts only 'units'; give a function")
         return int(kept.sum())
@@ -171,7 +171,7 @@ class MaskSpace(Layout):
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
 
     def check_mask(self, mask: Mask) -> None:
-        """Raise an :class:`InputError` if a mask doesn't fit this space (its space has another fingerprint)."""
+        """Raise an :class:`InputError` if a mask is of another space than this one, or of other layers."""
         check_type("mask", mask, Mask, "a mask of this space")
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")

@@ -11,7 +11,7 @@ _LINEARISATIONS = 8  # of costs that don't add up over layers
 
 @dataclass(frozen=True)
 class Levels:
-    """Allowed numbers of kept units (levels) for each layer, and the budget for choosing one level per layer.
+    """Levels of each layer (allowed numbers of kept units), and the cost budget for choosing one level per layer.
 
     Costs such as MACs are products of neighbouring widths and don't add up over layers. So :meth:`best` solves the
     dynamic programme for costs that are linear near a combination, repairs its solution, and repeats this there.
@@ -31,20 +31,22 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return each layer's number of kept units, int64 (n_layers,), at the given levels (indices of numbers)."""
+        """Return each layer's number of kept units, int64 (n_layers,); ``levels`` are indices of allowed numbers."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Return whether the choice of one level (number of kept units) per layer costs no more than the budget."""
+        """Return whether the levels (numbers of kept units, one per layer) cost at most the budget."""
         return self.cost(self.numbers(levels)) <= self.budget
 
     @property
     def top(self) -> np.ndarray:
-        """Return, per layer, the index of its highest level (number of kept units): int64 (n_layers,)."""
+        """Return the index of each layer's highest level (allowed number of kept units): int64 (n_layers,)."""
         return np.array([len(kept) - 1 for kept in self.kept])
 
     def even(self) -> np.ndarray:
-        """Return similar levels (numbers of kept units) of all layers that use up the budget; all 0 if none fit.
+        """Return levels (numbers of kept units) of similar height in all layers, as high as the budget allows.
+
+        If none fit, all levels are 0.
 
         Levels are indices, int64 (n_layers,).
         """
@@ -55,7 +57,7 @@ class Levels:
         return (low * self.top).astype(int)
 
     def best(self, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the level (number of kept units) of each layer that gives the least total loss within the budget.
+        """Return each layer's level (number of kept units), so that the total loss within the budget is smallest.
 
         Levels are indices, int64 (n_layers,). They are the optimum if costs add up over layers, else an approximation.
 
@@ -100,7 +102,7 @@ class Levels:
         return None
 
     def repaired(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Lower layers' levels (kept units) step by step until they fit the budget, then raise them while they fit.
+        """Lower layers' numbers of kept units stepwise until they fit the budget; then raise those that still can.
 
         Each step has the smallest loss per saved cost, or the largest gain per added cost.
         """
@@ -127,7 +129,9 @@ class Levels:
 def cheapest(
     losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: float, buckets: int = _BUCKETS
 ) -> np.ndarray | None:
-    """Choose one option per layer, with the least total loss within a cost budget: int64 (n_layers,), or None.
+    """Return the choice of one option per layer with the least total loss within a cost budget; None if no choice fits.
+
+    The result is int64 (n_layers,), the index of each layer's option.
 
     Dynamic programme of the multiple-choice knapsack. Exact for whole costs and a range of at most ``buckets``;
     otherwise costs are rounded up to ``buckets`` equal parts of the range, so that a choice never exceeds the budget.
@@ -166,7 +170,9 @@ def cheapest(
 def filled(
     kept: np.ndarray, layers: Sequence[int], sizes: np.ndarray, fits: Callable[[np.ndarray], bool]
 ) -> np.ndarray:
-    """Return kept units per layer, int64 (n_layers,), raised in one layer after the other while the budget allows.
+    """Raise the number of kept units in one layer after the other as far as the budget allows; return the numbers.
+
+    The result is int64 (n_layers,).
 
     Parameters
     ----------

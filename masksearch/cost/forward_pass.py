@@ -19,7 +19,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def check_batch(model: nn.Module, example_input: object) -> None:
-    """Raise an :class:`InputError` unless ``example_input`` is a non-empty batch and no parameter is lazy.
+    """Raise an :class:`InputError` for an empty example batch, or for a network with uninitialised (lazy) parameters.
 
     Raises
     ------
@@ -36,14 +36,14 @@ def check_batch(model: nn.Module, example_input: object) -> None:
 
 
 def batch_of(example_input: Nested, size: int, device: torch.device) -> Any:
-    """Return a batch of ``size`` inputs (size, ...) on ``device`` that repeats those of an example."""
+    """Return a batch of ``size`` inputs on ``device``, made by repeating the inputs of an example batch."""
     example = as_nested(example_input, "example_input")
     return to_device(take(example, torch.arange(size) % n_examples(example)), device)
 
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
-    """Context manager that puts a network in eval mode and restores modes, buffers and the random state at its end.
+    """Context manager that sets a network to eval mode, and at its end restores modes, buffers and the random state.
 
     Attributes are restored, too, because ``torch.nn.utils.prune`` sets the masked weight at every forward pass.
     """
@@ -64,7 +64,7 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """Return a copy of a network in which the modules that are keys of ``instead`` are replaced by their values.
+    """Return a copy of a network in which each module that is a key of ``instead`` is replaced by the key's value.
 
     Computed weights (by a parametrization or a hook), which deepcopy refuses, are detached.
     """
@@ -92,7 +92,7 @@ def forward(model: nn.Module, batch: Nested) -> Any:
 
 @contextmanager
 def with_hooks(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
-    """Context manager: each module's forward pass calls ``enter(name)`` before and ``leave(name)`` after it.
+    """Context manager that calls ``enter(name)`` before, and ``leave(name)`` after, each module's forward pass.
 
     The name of the network itself is "".
     """

@@ -90,7 +90,7 @@ def macs(model: nn.Module, example_input: Nested) -> Macs:
 
 
 def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
-    """Return the MACs of a network without its pruned weights: the MACs of each layer times its share of kept weights.
+    """Return a network's MACs without pruned weights: the sum over layers of MACs times the share of kept weights.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) 
 
 @dataclass(frozen=True)
 class Disk:
-    """Sizes in bytes of a network's file, dense and compressed."""
+    """Sizes in bytes of a network's weights as a file: with all weights (dense), and compressed without zeros."""
 
     dense: int  # bytes as safetensors of all parameters and buffers
     compressed: int  # bytes with kept weights and one bit per weight of masked tensors, other tensors in full
@@ -49,7 +49,7 @@ class Disk:
 
 
 def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
-    """Return a network's file size in bytes, dense and compressed; files are made in memory, not written.
+    """Return the bytes that a network's weights take as a dense and as a compressed file; files are only in memory.
 
     The compressed file holds the kept values of masked tensors in order, and one bit per entry for the mask; deflate
     then shrinks the bits of very sparse masks.
@@ -72,12 +72,12 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content, as bytes, of a safetensors file of named tensors."""
+    """Return the bytes of a safetensors file of named tensors, with all their entries and uncompressed."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the content of a zlib-compressed safetensors file that stores only the kept entries of tensors.
+    """Return the zlib-compressed bytes of a safetensors file that has only the kept entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).
@@ -95,7 +95,7 @@ def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> byt
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return a network's parameters and persistent buffers by name, on the CPU; tied tensors appear once.
+    """Return {name: tensor on the CPU} of a network's parameters and persistent buffers; shared tensors appear once.
 
     ``weight_orig`` and ``weight_mask`` of ``torch.nn.utils.prune`` become the masked ``weight``.
     """
@@ -117,7 +117,9 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return bool masks by parameter name, on the CPU: the given ones after a check, else the non-zero entries.
+    """Return {parameter name: bool mask}: the given masks, checked; without them, True where a weight is not zero.
+
+    The masks are on the CPU.
 
     Without masks, only parameters of two or more dimensions are in the result.
 

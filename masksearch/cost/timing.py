@@ -19,7 +19,7 @@ _WARM_UP = 0.2  # of the seconds for the timed runs
 
 @dataclass(frozen=True)
 class Timing:
-    """Measured time of one run of a function in seconds: median of many runs, with its 95 % interval.
+    """Measured time of one run of a function in seconds: the median of many runs, with a 95 % confidence interval.
 
     The interval covers the variation between runs, not a machine that is busy during the whole measurement. To compare
     functions, time them in turns with :func:`time_runs`.
@@ -95,7 +95,7 @@ def time_runs(
     seconds: float = 1.0,
     most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Measure the times of several functions in turns, so that a busy moment of the machine affects all of them.
+    """Measure the times of several functions, which run by turns, so that changing load affects all of them alike.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def time_runs(
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Return the median of n timings in seconds and its 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n).
+    """Return the median of n timings in seconds, and a 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n).
 
     The interval does not depend on the distribution.
     """

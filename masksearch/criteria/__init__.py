@@ -212,7 +212,7 @@ USUAL_CRITERION: dict[Granularity, str] = {
 
 
 def start_criterion(searcher: Searcher, granularity: Granularity) -> str | None:
-    """Return the name of the criterion whose mask a searcher starts from by default; None: from a random mask.
+    """Return the name of the criterion whose mask a search starts from by default; None: a random mask.
 
     The rule of ``ms.find_mask``, ``ms.compress`` and ``masksearch run``. ``ms.search`` starts from a random mask.
     """
@@ -232,7 +232,7 @@ def saliency(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return a criterion's saliency of every unit, (n_units,), higher = keep, after a check that values can be ranked.
+    """Return a criterion's saliency of every unit, (n_units,), higher = keep; NaN and infinity raise an error.
 
     Units of equal saliency are ranked at random, so weights that are all equal give a random mask. For criteria that
     read examples, equal saliencies of all units of the unpruned network are an error: the loss doesn't depend on the

@@ -21,12 +21,12 @@ Batches = Any  # Iterable[tuple[Any, Any]], or a split
 
 
 def is_split(batches: Batches) -> bool:
-    """Return whether ``batches`` is a data split with a task, not an iterable of (inputs, targets) pairs."""
+    """Return whether ``batches`` is a data split with a task, rather than an iterable of (inputs, targets) pairs."""
     return isinstance(getattr(batches, "task", None), Task)
 
 
 def first_inputs(batches: Batches, criterion: str) -> Nested:
-    """Return the inputs of the first example of batches, as a batch of one example."""
+    """Return the inputs of the first example in ``batches``, as a batch of size 1."""
     inputs = batches.sample(1)[0] if is_split(batches) else next((inputs for inputs, _ in batches), None)
     if inputs is None:
         raise InputError(f"batches: none; {criterion} needs one for the shape of its inputs")
@@ -35,7 +35,10 @@ def first_inputs(batches: Batches, criterion: str) -> Nested:
 
 
 def input_batches(batches: Batches, criterion: str) -> list[Nested]:
-    """Return the inputs of batches as a list; fewer than four batches are cut into parts of at most 64 examples."""
+    """Return the inputs of batches as a list; if there are fewer than four batches, cut them into parts.
+
+    Parts have at most 64 examples.
+    """
     if is_split(batches):
         sizes = [min(_SMALL, len(batches) - start) for start in range(0, len(batches), _SMALL)]
         batches = batches.batches(None, sizes)
@@ -54,7 +57,7 @@ def input_batches(batches: Batches, criterion: str) -> list[Nested]:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Batches that can be read several times, and the loss of a network on one of them."""
+    """Batches that can be read several times, and the loss that a pruning criterion computes on each of them."""
 
     batches: Callable[[], Iterable[tuple[Any, Any]]]
     of_outputs: Callable[[Any, Any], Tensor]  # (what the network returned, targets) -> scalar
@@ -69,7 +72,7 @@ class BatchLoss:
             raise InputError("batches: none; at least one (inputs, targets) is needed")
 
     def loss(self, network: nn.Module, batch: tuple[Any, Any], device: torch.device) -> Tensor:
-        """Return the loss of a network on a batch, times the batch's weight: a scalar tensor with gradients."""
+        """Return a network's loss on a batch, a scalar tensor with gradients, multiplied by the weight of the batch."""
         inputs, targets = (to_device(part, device) for part in batch)
         value = self.of_outputs(call_model(network, inputs), targets)
         weight = self.weight(targets, n_examples(inputs))
@@ -77,7 +80,7 @@ class BatchLoss:
 
 
 def loss_batches(batches: Batches, loss: Loss | None, criterion: str, *, temperature: float | None = None) -> BatchLoss:
-    """Return batches together with a loss: the given one, that of a split's task, or the cross-entropy.
+    """Return batches and their loss: the given loss, else that of the data split's task, else the cross-entropy.
 
     The loss of a split is the mean over all examples, or tokens, times the number of its batches. Of plain batches, it
     is the sum of the batches' losses.

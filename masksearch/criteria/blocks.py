@@ -27,7 +27,9 @@ def block_cosine(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return 1 - mean cosine similarity of each block's input x and output x + f(x) as saliency: float64 (n_blocks,).
+    """Return each residual block's saliency: 1 - mean cosine similarity of the block's input and output.
+
+    The result is float64 (n_blocks,). With a branch f, the input is x and the output x + f(x).
 
     Men et al. 2024 (ShortGPT, block influence). x is what the branch f is added to, after a projection if there is one.
     Vectors are the tokens of (n, tokens, width); of other tensors, all entries of an example. Targets are not used.
@@ -85,7 +87,7 @@ class _Cosines(TorchDispatchMode):
         self._running.pop()
 
     def mean(self, addition: Addition) -> float:
-        """Return the mean cosine similarity of x and x + f(x) at the addition of a residual branch."""
+        """Return the mean cosine similarity of a residual block's input x and its output x + f(x)."""
         seen = self._seen[addition.module]
         if seen != addition.total:
             raise InputError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.synaptic_flow import flow_of_ones, unclipped, unlevelled
+from masksearch.criteria.synaptic_flow import flow_of_ones, remove_normalisations, replace_clipped_activations
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
@@ -16,7 +16,7 @@ _ROUNDS = 100  # of replacing dead units; few networks need as many
 
 
 class Connectivity:
-    """Finder of dead units of masks: kept weights or filters that no signal passes through.
+    """Finds the dead units of masks: kept weights or filters that no signal from input to output passes through.
 
     An input of ones passes through the network in eval mode with equal positive weights, without biases and running
     means. A unit is dead if the sum of the outputs does not depend on it: its weights can change outputs by constants
@@ -40,7 +40,9 @@ class Connectivity:
 
     def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Nested) -> None:
         self._space = space
-        self._network = unlevelled(unclipped(copy.deepcopy(model).eval().requires_grad_(True).double()))
+        self._network = remove_normalisations(
+            replace_clipped_activations(copy.deepcopy(model).eval().requires_grad_(True).double())
+        )
         with torch.no_grad():
             for module in self._network.modules():
                 for name, parameter in module.named_parameters(recurse=False):
@@ -69,7 +71,7 @@ class Connectivity:
 
 
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
-    """Return the mask of the most salient units, with units that no signal passes through replaced by the next best.
+    """Return the mask of the most salient units, with dead units (no signal passes) replaced by the next best units.
 
     Replacement is repeated until no kept unit is dead, at most 100 times; if dead units remain, the mask with the
     fewest of them is returned. A unit that was dead once is kept again only if no other unit is left.

@@ -116,7 +116,7 @@ def energy(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return, as saliency, how late greedy removal by output error after least-squares repair prunes each filter.
+    """Return, as saliency, the position of each filter in greedy pruning, which removes the least harmful filter first.
 
     The unit whose removal, after the best least-squares repair of the layers that read it, adds least to their relative
     squared errors goes first; then the others are rated anew (optimal brain surgery of groups; ZipLM, Kurtic et al.

@@ -37,7 +37,9 @@ def fisher(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return the diagonal of the Fisher information of each unit's mask variable, as saliency: float64 (n_units,).
+    """Return each unit's saliency: squared derivative of the loss w.r.t. a factor on its output, summed over examples.
+
+    It is the diagonal of the empirical Fisher information of the factors (mask variables), float64 (n_units,).
 
     Kwon et al. 2022, section 4.1: the sum over examples of the squared gradient of the loss in the variable that
     multiplies the unit's output. Under a budget in MACs, the paper's mask has the largest sum of saliencies, scope
@@ -70,7 +72,9 @@ def rearranged(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Mask:
-    """Return a mask with other units within layers, so that removed units cancel in each layer's Fisher information.
+    """Return a mask that keeps as many units per layer as ``mask``, but swaps some for others of lower estimated loss.
+
+    The estimate is each layer's Fisher information, in which removed units may cancel.
 
     Kwon et al. 2022, section 4.2, as in the authors' code: in one pass, kept units of a layer, from the lowest Fisher
     information on, are added to the removed ones; each time, the unit returns whose return leaves the smallest loss of
@@ -99,7 +103,7 @@ def rearranged(
 def mask_gradients(
     model: nn.Module, space: FilterSpace, batches: Batches, *, alive: Mask | None = None, loss: Loss | None = None
 ) -> Tensor:
-    """Return the gradient of each example's loss in every unit's mask variable: float64 (examples, n_units).
+    """Return the derivative of each example's loss w.r.t. a factor on each unit's output: float64 (examples, n_units).
 
     The variable multiplies the unit's output and is one. The network is in eval mode.
 

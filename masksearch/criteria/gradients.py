@@ -22,7 +22,7 @@ def snip(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return the SNIP saliency |g w| of every weight w with gradient g, or its sum over every filter: (n_units,).
+    """Return the SNIP saliency (n_units,): |g w| of a weight w with gradient g, or the sum of |g w| over a filter.
 
     Lee et al. 2019. g is summed over batches before the absolute value is taken. The paper uses one batch of 100
     images; class-balanced ones are better. The sum of a filter is over all parameters that its unit removes.
@@ -55,7 +55,9 @@ def taylor(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return |sum of gradient x weight| over all parameters that pruning a unit removes, as saliency: (n_units,).
+    """Return each unit's saliency: |sum of gradient x weight| over all parameters that are removed with the unit.
+
+    The shape is (n_units,).
 
     The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
     ``loss`` are those of :func:`snip`.
@@ -72,7 +74,9 @@ def grasp(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return the GraSP saliency w (H g) of weights w, with gradient g and Hessian H of the loss, or sums over filters.
+    """Return the GraSP saliency w (H g) of each weight w, or its sum over each filter (gradient g, Hessian H).
+
+    The shape is (n_units,).
 
     Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the unit. The paper removes the
     largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the loss summed over batches,
@@ -125,7 +129,7 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """Return a copy of a network masked by ``alive``, in eval mode; only BatchNorm uses batch statistics."""
+    """Return a copy of a network, masked by ``alive``, in eval mode; only BatchNorm layers use batch statistics."""
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -142,7 +146,7 @@ def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
 
 
 def summed_gradients(network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
-    """Return the gradient of the loss summed over batches, one tensor per weight; 0 for weights without effect."""
+    """Return the loss's gradient, summed over batches: one tensor per weight, 0 where the loss ignores the weight."""
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for batch in batches:
         with torch.enable_grad():  # also inside the caller's no_grad

@@ -44,7 +44,7 @@ def gradual_saliency(
     augment: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Tensor:
-    """Prune a copy of a network gradually while it trains; return, as saliency, how long each unit survived.
+    """Prune a copy of a network gradually during training; return as saliency how long each unit was kept.
 
     A unit is a weight or a group of coupled channels.
 
@@ -99,7 +99,10 @@ def gradual_saliency(
         return torch_generator(seed, "criterion", criterion)
 
     def record(units: Tensor, mask: Mask) -> None:
-        """Give pruned units a saliency above that of all pruned before, in the criterion's order; ties at random."""
+        """Give the units pruned now a higher saliency than all units pruned before, ordered by the criterion.
+
+        Equal values are ordered at random.
+        """
         nonlocal changes
         values = saliency(
             criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss

@@ -25,7 +25,7 @@ def wanda(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the Wanda saliency: each weight's rank, within its output, by |w| x norm of its input: (n_units,).
+    """Return the Wanda saliency, (n_units,): each weight's rank by |w| x input norm among weights of the same output.
 
     Sun et al. 2024: |X_j| is the L2 norm of input j over all examples and positions. As ranks within an output are
     compared, every output of a layer keeps the same number of inputs, to within one.

@@ -9,7 +9,9 @@ from masksearch.utils.errors import InputError
 
 
 def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
-    """Yield the density after each pruning round, falling exponentially from that of mask ``alive`` to ``amount``.
+    """Yield the amount to keep after each pruning round: from the density of mask ``alive`` down to ``amount``.
+
+    The density falls exponentially.
 
     Where the scope fixes the layers' densities, each layer's falls to its own. The layers' densities are whole numbers
     of units that never rise: with independent rounding by largest remainder, a round could keep a unit more than the

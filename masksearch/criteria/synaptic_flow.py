@@ -23,7 +23,7 @@ def synflow(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the SynFlow saliency of every weight, or its sum over every filter, from an input of ones: (n_units,).
+    """Return the SynFlow saliency (n_units,) of each weight, or its sum over each filter, for an input of ones.
 
     Tanaka et al. 2020. R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced
     by its absolute value, biases and normalisation scales included. Clipped activations (ReLU6) are replaced by ReLU,
@@ -43,7 +43,7 @@ def synflow(
         If there is no batch, or the flow is too large for float64.
     """
     example = first_inputs(batches, "synflow")
-    network = unclipped(copy.deepcopy(model).eval().requires_grad_(True))
+    network = replace_clipped_activations(copy.deepcopy(model).eval().requires_grad_(True))
     if any(parameter.device.type == "mps" for parameter in network.parameters()):
         network.cpu()  # MPS has no float64, and products over many layers exceed float32
     network.double()
@@ -64,7 +64,7 @@ def synflow(
 
 
 def flow_of_ones(network: nn.Module, example: Nested, device: torch.device) -> Tensor:
-    """Return the sum of a network's outputs for one example whose float inputs are all replaced by ones.
+    """Return the sum of a network's outputs for one example in which every float input is replaced by ones.
 
     The network is in float64. Only the first example counts.
     """
@@ -84,13 +84,13 @@ _CLIPPED = (nn.ReLU6, nn.Hardtanh)
 _LEVELLING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax, nn.LogSoftmax)
 
 
-def unclipped(network: nn.Module) -> nn.Module:
+def replace_clipped_activations(network: nn.Module) -> nn.Module:
     """Replace clipped activations (ReLU6, Hardtanh) by ReLU, in place, because large values would saturate them."""
     return _replace(network, nn.ReLU, lambda module: isinstance(module, _CLIPPED))
 
 
-def unlevelled(network: nn.Module) -> nn.Module:
-    """Remove softmax and normalisations by the input's own mean, in place, because they cancel an input of ones."""
+def remove_normalisations(network: nn.Module) -> nn.Module:
+    """Remove softmax and normalisation layers that would make all outputs for an input of ones equal, in place."""
     return _replace(network, nn.Identity, _levels)
 
 

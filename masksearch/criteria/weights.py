@@ -39,7 +39,7 @@ def magnitude(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the magnitude |w| of each weight, or the mean |w| of each filter, as saliency (higher = keep): (n_units,).
+    """Return |w| of each weight w, or the mean |w| of each filter, as saliency (higher = keep): (n_units,).
 
     Han et al. 2015; for filters thesis 2020, Mag. With ``alive``, means are over the entries that this mask keeps.
     """
@@ -55,7 +55,7 @@ def mag_sign(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return w sign(w0) as saliency of each weight w with initial value w0; high for large weights of unchanged sign.
+    """Return w sign(w0) as the saliency of each weight w with initial value w0: large if w is large and kept its sign.
 
     Shape (n_units,). Weights whose sign changed in training rank below all others: "large final, same sign" of Zhou et
     al. 2019. For filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign). ``initial`` holds w0 by parameter name: the
@@ -74,7 +74,7 @@ def magnitude_increase(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the increase |w| - |w0| of each weight's magnitude since initialisation, or sums over filters.
+    """Return the increase |w| - |w0| since initialisation of each weight, or its sum over each filter, as saliency.
 
     Zhou et al. 2019. The sum is over all parameters that the filter's unit removes and that ``alive`` keeps.
     ``initial`` holds the initial weights w0 by parameter name.
@@ -93,7 +93,7 @@ def movement(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the distance |w - w0| of each weight w from its initial value w0, or sums over filters: (n_units,).
+    """Return the distance |w - w0| of each weight from its initial value, or its sum over each filter: (n_units,).
 
     Zhou et al. 2019; not the movement pruning of Sanh et al. 2020. The sum is over all parameters that the filter's
     unit removes and that ``alive`` keeps. ``initial`` holds the initial weights w0 by parameter name.

@@ -70,14 +70,14 @@ class Data:
 
     @property
     def rest(self) -> AnySplit:
-        """Validation examples that remain when those of :attr:`search` are taken; no search scores masks on them."""
+        """Validation examples that are not among those of :attr:`search`, so that no search scores masks on them."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input, if it is a tensor: (channels, height, width) of an image."""
+        """Shape of one input, such as (channels, height, width) of an image; an error if an input isn't one tensor."""
         inputs = self.example(1)
         if not isinstance(inputs, Tensor):
             raise InputError(f"data {self.name!r}: inputs are {describe(inputs)}, and only one tensor has a shape")
@@ -284,7 +284,7 @@ class Data:
         classes: int | None = None,
         identity: str | None = None,
     ) -> "Data":
-        """Build a data set from DataLoaders, whose batches and order all trainings and scorings use.
+        """Build a data set from DataLoaders; training and scoring then use the loaders' batches, in the loaders' order.
 
         Parameters
         ----------

@@ -22,7 +22,9 @@ _READ_BATCH = 256  # items of a data set that are read at once
 def streamed_split(
     part: str, dataset: Any, collate: Collate | None, task: Task, workers: int, identity: str | None
 ) -> StreamedSplit:
-    """Return a streamed split of all items of a map-style data set, in order, without normalisation.
+    """Return a data split that reads the items of a map-style data set in order, each when it is used.
+
+    Images are not normalised.
 
     Raises
     ------
@@ -64,14 +66,14 @@ def read_all(split: StreamedSplit) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Pass:
-    """Result of reading a split once: its classes, and the pixel statistics of its uint8 images."""
+    """Result of reading a data split once: class labels, and mean and variance of each uint8 image's pixels."""
 
     targets: Tensor | None
     statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image
 
 
 def pass_over(split: StreamedSplit) -> Pass:
-    """Read all items of a split once, in batches; return the classes, and variance and mean of every uint8 image."""
+    """Read a data split once, in batches; return class labels, and mean and variance of each uint8 image's pixels."""
     inputs, _ = split.sample(1)
     pixels = preparation.is_pixels(inputs)
     if not (pixels or split.task.classifies):
@@ -89,7 +91,7 @@ def pass_over(split: StreamedSplit) -> Pass:
 
 
 def estimated_bytes(split: StreamedSplit) -> int:
-    """Return the bytes that all examples of a split take as float32, estimated from its first example."""
+    """Return how many bytes all examples of a split take as float32, estimated from the first example."""
     inputs, targets = split.sample(1)
     return len(split) * sum(4 * tensor.numel() for tensor in (*tensors_of(inputs), *tensors_of(targets)))
 

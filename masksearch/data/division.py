@@ -21,14 +21,14 @@ MAX_SEARCH = 2_000
 
 @dataclass(frozen=True)
 class Sizes:
-    """Requested numbers of examples; None: the usual ones."""
+    """Numbers of search, training and validation examples that a user asked for; None: the default number."""
 
     search: int | None
     train: int | None
     val: int | None
 
     def search_of(self, n_val: int) -> int:
-        """Return the number of search examples of ``n_val`` validation examples."""
+        """Return how many of ``n_val`` validation examples are used for scoring masks in a search."""
         search = min(MAX_SEARCH, n_val // 2) if self.search is None else self.search
         _check_count("search_examples", search, n_val - 1, "one example of val has to be left for rest")
         return search
@@ -36,7 +36,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of a data set, before images are normalised."""
+    """Training, validation and test split of a data set, before images are normalised."""
 
     full: AnySplit  # the whole training set without val
     train: AnySplit
@@ -45,7 +45,7 @@ class Parts:
 
 
 def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Task, sizes: Sizes) -> Parts:
-    """Return the parts that splits by name are divided into: train, val and test, always the same ones.
+    """Divide given splits into training, validation and test examples; equal arguments give equal divisions.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Ta
 
 
 def n_classes(targets: Mapping[str, Any], task: Task, classes: int | None) -> int | None:
-    """Return the number of classes of a task, checked against the targets of all splits; else ``classes``."""
+    """Return a classification task's number of classes, after a check of all targets; for other tasks, ``classes``."""
     if task.classifies:
         return preparation.check_classes(targets, classes)
     return classes

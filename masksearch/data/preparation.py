@@ -30,7 +30,7 @@ SPLIT_SEED = 0  # seed of all splits, a constant: results are comparable only on
 
 
 def check_pair(part: str, pair: Any, task: Task) -> Split:
-    """Check the (inputs, targets) of a split, such as ``train``, and return them as a data split.
+    """Check one argument, such as ``train``, that must be a pair (inputs, targets); return it as a data split.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_pair(part: str, pair: Any, task: Task) -> Split:
 
 
 def own_tokens(inputs: Any) -> Any:
-    """Return the targets of a language model: its own input tokens, -100 where the attention mask is 0."""
+    """Return a language model's targets: the input tokens themselves, with -100 where the attention mask is 0."""
     if isinstance(inputs, dict):
         tokens = inputs.get("input_ids")
         if tokens is None:
@@ -113,7 +113,7 @@ def check_classes(splits: Mapping[str, Tensor], classes: int | None) -> int:
 
 
 def fixed_order(targets: Any, n: int, task: Task, name: str) -> Tensor:
-    """Return a fixed random order of ``n`` examples; in classification, each prefix has each class in proportion."""
+    """Return a random order of ``n`` examples, the same at every call; for classification, classes are evenly mixed."""
     generator = numpy_generator(SPLIT_SEED, name)
     if task.classifies:
         return stratified_order(targets, generator)
@@ -126,14 +126,14 @@ def is_pixels(inputs: Any) -> bool:
 
 
 def image_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return variance and mean of the pixels in [0, 1] of every image, (n, c) each, float32."""
+    """Return each image's variance and mean of pixels, per channel: float32 (n, c) each, for pixels in [0, 1]."""
     parts = [torch.var_mean(chunk.float().div_(255), dim=(2, 3), correction=0) for chunk in images.split(4096)]
     variances, means = (torch.cat([part[side] for part in parts]) for side in (0, 1))
     return variances, means
 
 
 def statistics_of(variances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (c,) of all pixels, from variances and means (n, c) of single images.
+    """Return mean and standard deviation per channel, (c,), of all images' pixels, from each image's variance and mean.
 
     By the law of total variance: the result does not depend on the number of threads, and no float copy of the whole
     set is needed. A constant channel has deviation 1, so that it is only centred.
@@ -144,7 +144,7 @@ def statistics_of(variances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared_inputs(inputs: Any, mean: Tensor | None, std: Tensor | None) -> Any:
-    """Return inputs as networks need them: images normalised, floats as float32, small integers as int64."""
+    """Return inputs in the form that networks need: normalised images, floats as float32, small integers as int64."""
     if is_pixels(inputs) and mean is not None and std is not None:
         return inputs.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
     return map_tensors(_in_usual_type, inputs)

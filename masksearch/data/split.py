@@ -32,7 +32,9 @@ class RawImages:
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return a random order of examples; each prefix has nearly the same class proportions as all examples.
+    """Return a random order of examples that mixes classes evenly: any first k examples have the same proportions.
+
+    Proportions are those of all examples, as nearly as k allows.
 
     The images of a class, in random order, are spread evenly over [0, 1): one image at a random position in each of n
     equal intervals. So every prefix has at most one image of a class too many or too few, and splits, search examples
@@ -107,7 +109,7 @@ class Split:
         return n_examples(self.inputs)
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of the split's inputs and targets, 16 hex digits, renewed if a tensor changes."""
+        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed anew if a tensor changes."""
         tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
         versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")
@@ -118,12 +120,12 @@ class Split:
 
     @property
     def images(self) -> Any:
-        """Inputs of the split; another name of ``inputs``, for images."""
+        """Images of the split: another name for the attribute ``inputs``."""
         return self.inputs
 
     @property
     def labels(self) -> Any:
-        """Targets of the split; another name of ``targets``, for class labels."""
+        """Class labels of the split: another name for the attribute ``targets``."""
         return self.targets
 
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
@@ -135,7 +137,7 @@ class Split:
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of given sizes, in the order of indices ``order``.
+        """Yield batches (inputs, targets): examples in the order of the indices ``order``, in batches of ``sizes``.
 
         None: in the order of the examples.
         """

@@ -35,7 +35,7 @@ Normalisation = tuple[Tensor, Tensor]
 
 
 def collate_pairs(items: list[Any]) -> tuple[Any, Any]:
-    """Stack a list of (input, target) pairs to one batch (inputs, targets).
+    """Stack a list of (input, target) pairs into one batch (inputs, targets).
 
     An input or target is a tensor, array, number, image, or a tuple or dict of them.
     """
@@ -86,7 +86,7 @@ def _prepared(batch: tuple[Any, Any], task: Task, what: str, normalisation: Norm
 
 @dataclass(frozen=True, eq=False)
 class StreamedSplit:
-    """Data split of a map-style data set, whose examples are read when they are used, batch by batch.
+    """Data split of a map-style data set that reads examples when they are used, batch by batch.
 
     Parameters
     ----------
@@ -143,11 +143,11 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def digest(self) -> str:
-        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
+        """Return a digest, 16 hex digits, of the split's length, first examples and name, which the user gave."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of given sizes, in the order of indices ``order``.
+        """Yield batches (inputs, targets): examples in the order of the indices ``order``, in batches of ``sizes``.
 
         None: in the order of the examples.
         """
@@ -160,7 +160,7 @@ class StreamedSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """Data split that a DataLoader yields, in the loader's order and batches.
+    """Data split whose examples come from a DataLoader, in the batches and the order of the loader.
 
     Parameters
     ----------
@@ -219,11 +219,11 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def digest(self) -> str:
-        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
+        """Return a digest, 16 hex digits, of the split's length, first examples and name, which the user gave."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield the loader's (inputs, targets) batches; ``order`` and ``sizes`` are ignored."""
+        """Yield the DataLoader's batches (inputs, targets); the arguments ``order`` and ``sizes`` have no effect."""
         for batch in self.loader:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise InputError(
@@ -233,7 +233,7 @@ class LoaderSplit:
 
 
 def check_shared_examples(one: DataLoader, other: DataLoader, what: str) -> None:
-    """Raise an :class:`InputError` if two loaders are known to read the same items of one data set."""
+    """Raise an :class:`InputError` if two loaders read the same items of one data set, as far as this can be known."""
     (first, first_items), (second, second_items) = (_items(loader.dataset) for loader in (one, other))
     if first is second and (shared := first_items & second_items):
         raise InputError(

@@ -39,7 +39,7 @@ _USUAL = TrainSettings()
 
 @dataclass(frozen=True)
 class Cell:
-    """Cell of a sweep's grid: one pruning method at one sparsity and seed, with the schedule of its retraining."""
+    """One run of a sweep (a cell of its grid): one method at one sparsity and seed, with a schedule of retraining."""
 
     settings: Settings
     method: str
@@ -57,17 +57,17 @@ class Cell:
 
     @property
     def row(self) -> Schedule:
-        """Definition of the cell's pruning schedule in the table of schedules: its description and default values."""
+        """Pruning schedule of this run, as the table of schedules defines it: a description and default values."""
         return SCHEDULES[self.schedule]
 
     @property
     def density(self) -> float:
-        """Share of units that the cell's mask keeps: 1 - sparsity, rounded to 12 digits."""
+        """Share of units that the mask of this run keeps: 1 - sparsity, rounded to 12 digits."""
         return round(1 - self.sparsity, 12)
 
     @property
     def train(self) -> TrainSettings:
-        """Settings of training for one cell of a sweep, with the cell's own weight and temperature of distillation."""
+        """Training settings of this run of the sweep, with its own weight and temperature of distillation."""
         train = self.settings.train
         if self.distill is None and not self.distill_temperature:
             return train
@@ -78,7 +78,7 @@ class Cell:
         )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
-        """Return how much a cell's mask of ``space`` keeps after each pruning round: a list of Amount objects."""
+        """Return the amounts (densities) of the masks after each pruning round, for masks of the space ``space``."""
         final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
         if own:
@@ -89,22 +89,22 @@ class Cell:
 
     @property
     def searches(self) -> bool:
-        """Whether the cell's method is a searcher, which proposes masks and scores them."""
+        """Whether the method of this run is a searcher, which proposes masks and has them scored."""
         return self.method in SEARCHERS
 
     @property
     def front(self) -> Capped | None:
-        """Cost (such as ``macs``) whose Pareto front with the score the cell's method searches; None if it has none."""
+        """Cost, such as ``macs``, that this run trades off with the score on a Pareto front; None without a front."""
         capped = self.settings.sweep.capped
         return capped if capped and self.searches and self.searcher().supports_costs else None
 
     @property
     def learns(self) -> bool:
-        """Whether the cell's method learns its mask by gradient descent, as supermasks do."""
+        """Whether the method of this run learns its mask by gradient descent, as supermasks do."""
         return self.method in SUPERMASKS
 
     def searcher(self) -> Searcher:
-        """Return a new searcher for the cell's method (such as ``annealing``), with the sweep's settings."""
+        """Return a new searcher of this run's method (such as ``annealing``), with the sweep's settings."""
         if self.method == "annealing":
             return self.settings.annealing
         searcher = SEARCHERS[self.method]()
@@ -116,35 +116,35 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of training after the cell's last pruning round; None: as many as the dense training has left."""
+        """Number of training epochs after the last pruning round; None: those that remain of the dense training."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return the epochs of training after pruning round ``number``; None: the rest of the dense training."""
+        """Return how many epochs to train after pruning round ``number``; None: those that remain of dense training."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs
         return asked or 0
 
     def trained_before(self, number: int) -> bool:
-        """Return whether the cell trains its network in any pruning round before round ``number``."""
+        """Return whether the network is trained in any pruning round before round ``number``."""
         return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
 
     @property
     def usual_start(self) -> str | None:
-        """Criterion whose mask the cell's search starts from if ``warm_start`` is ``auto``; None: a random mask."""
+        """Criterion whose mask the search starts from if ``warm_start`` is ``auto``; None means a random mask."""
         trained = self.searches and self.find_at != "0" and not self.front  # a front has masks of many sizes
         return start_criterion(self.searcher(), self.settings.sweep.granularity) if trained else None
 
     @property
     def treated(self) -> "Cell":
-        """The cell whose mask this control network reuses; a cell that is no control returns itself."""
+        """For a control network, the run of the sweep (a Cell) whose mask it reuses; otherwise this run."""
         return replace(self, control="none")
 
     @property
     def conditions(self) -> dict[str, bool]:
-        """Conditions under which settings decide the cell's result, as {name of the condition: whether it holds}."""
+        """Facts about this run that say which settings decide its result, as {name: bool}, such as {"learns": True}."""
         search, objective = self.settings.search, OBJECTIVES[self.settings.sweep.objective]
         return {
             "searches": self.searches,
@@ -161,7 +161,7 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """Return the settings that decide the cell's result, by group; ``complete`` includes those at their default."""
+        """Return the settings that decide this run's result, by group; ``complete`` includes those at their default."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         settings = replace(self.settings, train=self.train) if complete else self.settings
@@ -169,12 +169,12 @@ class Cell:
 
     @property
     def dense_identity(self) -> DenseIdentity:
-        """Plain values that decide the trained weights of the cell's dense (unpruned) network."""
+        """Values (settings and hashes) that decide the trained weights of this run's dense (unpruned) network."""
         return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
 
     @property
     def identity(self) -> CellIdentity:
-        """Plain values that decide the cell's result, without settings at their default."""
+        """Values that decide the result of this run of the sweep. Settings at their default are left out."""
         identity: CellIdentity = {
             "dense": self.dense_identity,
             "method": self.method,
@@ -209,7 +209,7 @@ class Cell:
 
     @property
     def front_identity(self) -> dict[str, object]:
-        """Settings that decide the result of the cell's Pareto search, as JSON values.
+        """Values that decide the result of this run's search of a Pareto front, ready for JSON.
 
         Cells with different cost bounds have equal values, and share the search.
         """
@@ -221,14 +221,14 @@ class Cell:
 
     @cached_property
     def dense_folder(self) -> str:
-        """Name of the folder of the cell's dense network, under ``runs/dense``, with the hash of its identity."""
+        """Name of the dense network's folder in ``runs/dense``, with a hash of what decides the network's weights."""
         sweep = self.settings.sweep
         name = f"{sweep.dataset}_{sweep.model}_seed{self.seed}".replace("/", "-").replace(":", "-")
         return f"{name}_{short_hash(self.dense_identity)}"
 
     @property
     def study(self) -> str | None:
-        """Name of the cell's Optuna study in a storage that sweeps share; None if the cell shares no study."""
+        """Name of the Optuna study that this run of the sweep shares with other sweeps; None if it shares no study."""
         if self.settings.optuna.study is None:
             return None
         identity = without(
@@ -239,7 +239,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short readable name of a sweep's cell, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
+        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -259,12 +259,12 @@ class Cell:
 
     @cached_property
     def folder(self) -> str:
-        """Name of the cell's folder: the cell's label and 8 hex digits of a hash of what decides its result."""
+        """Name of the folder of this run of a sweep: its short name, and 8 hex digits of a hash of its settings."""
         return f"{self.label}_{short_hash(self.identity)}"
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return training settings of the dense network: no distillation, and the L1 penalty that ``schedule`` needs."""
+    """Return the dense network's training settings: no distillation, and the L1 penalty that ``schedule`` needs."""
     usual, needed = _USUAL, SCHEDULES[schedule].bn_l1
     train = settings.train
     if (train.distill, train.distill_temperature) != (usual.distill, usual.distill_temperature):
@@ -273,7 +273,7 @@ def dense_training(settings: Settings, schedule: str) -> TrainSettings:
 
 
 def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> DenseIdentity:
-    """Return plain values that decide the trained weights of one seed's dense (unpruned) network.
+    """Return the values (settings and hashes) that decide the trained weights of one seed's dense (unpruned) network.
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
@@ -309,5 +309,5 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
 
 def plugin_digests(*rows: tuple[Table[Any], str]) -> list[str]:
-    """Return the sorted digests of the plugin files that define methods or networks, given as (table, name) pairs."""
+    """Return the sorted hashes of the plugin files that define the methods or networks that ``rows`` names."""
     return sorted({digest for table, name in rows if (digest := table.added(name.partition(":")[0])) is not None})

@@ -47,7 +47,7 @@ from masksearch.utils.seeds import derive, torch_generator
 
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
-    """Run or continue one cell of a sweep (one method at one sparsity) in a folder under ``path``; return its result.
+    """Execute or continue one run of a sweep (method, sparsity and seed) in a folder under ``path``; return its result.
 
     Every step begins from what the step before left on disk, so that an interrupted cell ends with the same files.
     """
@@ -81,7 +81,7 @@ class _CellRun:
             self.context = with_channel_order(context, self.found_at)
 
     def result(self) -> CellResult:
-        """Run all pruning rounds of the cell; return their results, and the costs of the last round's network."""
+        """Run all pruning rounds of a method, sparsity and seed; return their results and the final network's costs."""
         cell, context, settings = self.cell, self.context, self.context.settings
         results: list[RoundResult] = []
         for round_ in self._rounds():

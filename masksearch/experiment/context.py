@@ -21,7 +21,7 @@ from masksearch.training.record import Weights
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """Weights of a dense (unpruned) network at some moments of its training, with its test results."""
+    """Dense (unpruned) network: its weights at some moments of its training, and its test results."""
 
     weights: Mapping[str, Weights]  # by moment: "0", "3ep", ..., "end", "best"
     result: DenseResult | None = None  # None while it is being trained
@@ -30,7 +30,7 @@ class DenseNetwork:
 
 @dataclass(frozen=True)
 class CellContext:
-    """Everything that the steps of a sweep's cell share: the cell, data, mask space, dense network and device."""
+    """What the steps of one run of a sweep share: settings (the cell), data, mask space, dense network and device."""
 
     cell: Cell
     space: NetworkSpace
@@ -41,20 +41,20 @@ class CellContext:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the sweep that the cell belongs to."""
+        """Settings of the sweep to which this run belongs."""
         return self.cell.settings
 
     @property
     def example(self) -> Any:
-        """Inputs of one test example on the CPU, as a batch of size 1."""
+        """Inputs of one test example, on the CPU, as a batch of size 1."""
         return self.data.example(1)
 
     def initial_weights(self) -> Weights:
-        """Return the initial weights of the dense (unpruned) network, on the cell's device."""
+        """Return the weights of the dense (unpruned) network before its training, on the run's device."""
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
 
     def teacher(self) -> nn.Module | None:
-        """Return the dense network with its best weights, as teacher of distillation; None without distillation."""
+        """Return the dense network with its best weights, as the teacher of distillation; None without distillation."""
         if not self.cell.train.distill:
             return None
         teacher = self.build()
@@ -62,14 +62,14 @@ class CellContext:
         return teacher
 
     def build(self) -> nn.Module:
-        """Return a new dense network on the CPU, with the initial weights of the cell's seed."""
+        """Return a newly built dense network on the CPU, with the initial weights that the run's seed gives."""
         return build_model(self.settings.sweep.model, self.data, seed=self.cell.seed)
 
     def dense_result(self) -> DenseResult:
-        """Return the accuracies, costs and epochs of the cell's dense (unpruned) network."""
+        """Return the test results, costs and training epochs of this run's dense (unpruned) network."""
         assert self.dense.result is not None, "cells run after their dense network"
         return self.dense.result
 
     def weights_at(self, moment: str) -> Weights:
-        """Return the dense network's weights at a moment of its training: "0", "3ep" (3 epochs), "end", ..."""
+        """Return the dense network's weights at a moment of its training, such as "0", "3ep" (3 epochs) or "end"."""
         return self.dense.weights[str(Duration.parse(moment))]

@@ -9,49 +9,49 @@ from masksearch.training import EpochRow
 
 
 class SweepCallback:
-    """Base class for callbacks of a sweep. All hooks do nothing; override the ones you need.
+    """Base class for callbacks of a sweep. All of its methods do nothing; override those that you need.
 
     An exception ends the sweep.
     """
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Called once before a sweep starts, with all of its cells and with the cells that are still to run."""
+        """Called once before a sweep starts, with all runs of the sweep (cells) and those that are still to be done."""
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Called before the dense network of a seed is trained, or read from disk."""
+        """Called before one seed's dense network is trained or, if it is already trained, read from disk."""
 
     def cell_begins(self, cell: Cell) -> None:
-        """Called before a cell of a sweep (one method at one sparsity and seed) runs."""
+        """Called before a run of the sweep (one method at one sparsity and seed) begins."""
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Called before a network is pruned gradually over some epochs, which ranks the units for a search."""
+        """Called before a network is pruned gradually over some epochs, to rank the units for a later search."""
 
     def search_begins(self, cell: Cell) -> None:
-        """Called before each search of a mask, and again after each gradual pruning that the search needs."""
+        """Called before a search of masks. It is called again after each gradual pruning that the search needs."""
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Called after a search scores a mask; a resumed search first repeats the calls of the earlier process."""
+        """Called after a search has scored a mask; a resumed search repeats the calls for all earlier masks."""
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Called after a search, with the number of candidate masks that are scored a second time."""
+        """Called after a search and before its best masks are scored a second time, with the number of these masks."""
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Called after a candidate mask of a search is scored a second time, with the second score."""
+        """Called after one of a search's best masks is scored a second time, with the second score."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Called before a masked network is trained, with the number of epochs."""
+        """Called before a masked network is trained, with the number of training epochs."""
 
     def epoch(self, row: EpochRow) -> None:
-        """Called after each epoch of training: of a dense network, of gradual pruning, or of a masked network."""
+        """Called after each epoch of any training: of a dense network, of gradual pruning, or of a masked network."""
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Called when a cell of a sweep is finished and its result is on disk."""
+        """Called when a run of the sweep (cell) is finished and its result is on disk."""
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
-        """Called when an error ends a cell of a sweep, with a sentence about the error; other cells continue."""
+        """Called when an error ends a run of the sweep, with a sentence about the error; other runs continue."""
 
     def beside(self, worker: int) -> "SweepCallback":
-        """Return the callback for cells that worker process ``worker`` runs; by default, this callback.
+        """Return the callback for the runs that worker process number ``worker`` executes; by default, this callback.
 
         Its hooks are called in the main process, for trials and epochs up to 0.1 seconds late, without trials' masks.
         """

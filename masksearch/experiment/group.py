@@ -29,7 +29,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Group:
-    """A dense network and the cells of a sweep that prune it, with their shared data and mask space."""
+    """A dense network and the runs of a sweep (cells) that prune it, with the data and mask space that they share."""
 
     users: list[Cell]  # all cells of the dense network; at least one
     to_do: list[Cell]  # those of them that run now
@@ -38,7 +38,7 @@ class Group:
     mirror: Mirror = LOCAL
 
     def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
-        """Return the dense network that a group of cells shares: trained now, or read if it is already on disk."""
+        """Return the dense network that all runs of this group prune: trained now, or read if it is on disk."""
         first = self.users[0]
         rows = first.settings.train.epochs if first.settings.sweep.train_fn is None else 1
         callback.dense_begins(first.seed, rows)
@@ -46,7 +46,7 @@ class Group:
             return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
-        """Run the unfinished cells of a group (all prune one dense network) in order, in folders under ``path``.
+        """Execute the unfinished runs of this group, which all prune the dense network ``dense``, in order.
 
         An error that ends a cell is recorded in its folder; the other cells go on. An :class:`OSError`, such as that of
         a full disk, ends the sweep.
@@ -67,7 +67,7 @@ class Group:
                     callback.cell_fails(cell, record_failure(path, cell, error))
 
     def fail(self, path: Path, error: Exception, callback: SweepCallback) -> None:
-        """Record in the folders of a group's unfinished cells that the training of their dense network failed."""
+        """Record, in the folders of this group's unfinished runs, that the training of their dense network failed."""
         for cell in self.to_do:
             callback.cell_fails(cell, record_failure(path, cell, error))
 
@@ -75,7 +75,7 @@ class Group:
 def run_inline(
     groups: Iterable[Group], path: Path, device: torch.device, threads: int, callback: SweepCallback
 ) -> None:
-    """Run all groups of cells in this process: for each group first its dense network, then its cells."""
+    """Execute a sweep in this process: train the dense network of each group, then execute the runs that prune it."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     hooks = cast(SweepCallback, _OwnErrors(callback))
@@ -127,7 +127,7 @@ def data_key(part: Settings) -> tuple[object, ...]:
 
 
 def load_part(part: Settings) -> Data:
-    """Load the data that settings name; raise an InputError if the data is for another task than ``sweep.task``."""
+    """Load the data that the settings name; raise an InputError if the setting ``sweep.task`` names another task."""
     data = load_data(
         part.sweep.dataset,
         part.run.data_root,
@@ -145,7 +145,7 @@ def load_part(part: Settings) -> Data:
 
 
 def data_digest(part: Settings, data: Data) -> str:
-    """Return a hash of the examples and their task, which is part of what decides results; "" for published data.
+    """Return a hash of the user's examples and task, to tell apart results on different data; "" for published data.
 
     Streamed examples count by number, by the first ones, and by the identity that the user has given them.
     """
@@ -164,7 +164,7 @@ def space_key(part: Settings) -> tuple[object, ...]:
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:
-    """Return the mask space (the units that masks switch) that settings and data decide; it is equal for all seeds."""
+    """Return the space of masks for the network and granularity that the settings name; it is equal for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
     if part.schedules.reconstruct == "blockwise":
         return block_weights(model, data.example(2), (2, 4) if part.sweep.granularity == "nm" else None)
@@ -172,7 +172,7 @@ def part_space(part: Settings, data: Data) -> NetworkSpace:
 
 
 def moments_of(cells: Iterable[Cell]) -> set[str]:
-    """Return at which points of the dense training, such as ``3ep``, cells of a sweep need the network's weights."""
+    """Return the moments of the dense training, such as ``3ep``, whose weights runs of a sweep need."""
     moments = set()
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}

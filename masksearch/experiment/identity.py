@@ -15,7 +15,7 @@ Deciding = dict[str, dict[str, object]]
 
 
 class DenseIdentity(TypedDict):
-    """Plain values that decide the trained weights of one seed's dense (unpruned) network."""
+    """Values (settings and hashes) that decide the trained weights of one seed's dense (unpruned) network."""
 
     dataset: str
     train_examples: int | None
@@ -34,7 +34,7 @@ class DenseIdentity(TypedDict):
 
 
 class CellIdentity(TypedDict):
-    """Plain values that decide the result of a sweep's cell, without settings at their default."""
+    """Values (settings and hashes) that decide the result of one run of a sweep, without settings at their default."""
 
     dense: DenseIdentity
     method: str
@@ -127,7 +127,7 @@ ONLY_IF = {
 def deciding_fields(
     settings: Any, conditions: Mapping[str, bool], *, usual: Mapping[str, object], complete: bool
 ) -> Deciding:
-    """Return the fields of ``settings`` that decide a cell's result, as {group: {field: value}}.
+    """Return those of a sweep's settings that decide the result of one of its runs, as {group: {field: value}}.
 
     Parameters
     ----------
@@ -174,13 +174,13 @@ def _rows(kind: type, group: str) -> list[_Row]:
 
 
 def changed_fields(values: Any) -> dict[str, object]:
-    """Return {field: value, ready for JSON} for the fields of a dataclass that differ from their defaults."""
+    """Return {field: value} for those fields of a dataclass that differ from their defaults, ready for JSON."""
     rows = ((name, getattr(values, name), default) for name, _, default, _ in _rows(type(values), ""))
     return {name: _plain(value) for name, value, default in rows if value != default}
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
-    """Return a copy of what decides a cell's result (its identity), without the given entries and settings."""
+    """Return a copy of ``identity`` (what decides a run's result) without the entries and settings in ``names``."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}

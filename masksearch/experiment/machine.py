@@ -16,7 +16,7 @@ _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little wor
 
 
 def prepare(run: RunSettings) -> torch.device:
-    """Set PyTorch's number of threads and determinism for this process; return the device that the settings name.
+    """Set PyTorch's number of threads and its determinism for this process; return the device that the settings name.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def cores() -> int:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Return versions (Python, torch, numpy, masksearch), system and device, as {name: text} for ``sweep.json``."""
+    """Return versions (Python, torch, numpy, masksearch), operating system and device as {name: text}."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "masksearch": version("masksearch"),
@@ -69,13 +69,13 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def uses_one_thread(part: Settings, data: Data) -> bool:
-    """Return whether the network is small enough for one thread: no convolutions, fewer than 1,000,000 parameters."""
+    """Return whether one thread suffices for a network: it has no convolutions and fewer than 1,000,000 parameters."""
     model = build_model(part.sweep.model, data, seed=0)
     convolves = any(isinstance(module, _ConvNd) for module in model.modules())
     return not convolves and sum(parameter.numel() for parameter in model.parameters()) < _SMALL
 
 
 def must_be_alone(part: Settings) -> bool:
-    """Return whether cells must run one after the other: timing, a shared study, or searches with several scorers."""
+    """Return whether a sweep's runs must go one by one: they measure times, share a study, or use several scorers."""
     timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
     return timed or part.optuna.study is not None or part.search.scorers > 1

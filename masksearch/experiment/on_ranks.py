@@ -21,7 +21,7 @@ _NOT_COPIED = ("events.out.tfevents*", "report*", "*.lock", ".lock", "*.part")
 
 @contextmanager
 def on_all_ranks(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
-    """Context manager that joins the processes of torchrun; yields the settings with this process's device.
+    """Context manager that connects the processes of torchrun; it yields the settings with this process's device.
 
     Without torchrun, the settings stay as they are.
 
@@ -70,7 +70,7 @@ def _load(part: Settings) -> None:
 
 @contextmanager
 def own_copy(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
-    """Context manager that yields a sweep's settings with the folder in which this process works.
+    """Context manager that yields a sweep's settings with a folder of its own for each process of torchrun.
 
     The processes read and write the same files at the same places of the sweep, and only those of rank 0 count. Other
     ranks begin with a copy of what the sweep continues from, in a temporary folder that is removed at the end.

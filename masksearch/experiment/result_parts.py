@@ -11,7 +11,7 @@ MOMENTS = ("found", "untrained", "best_dense", "trained")
 
 @dataclass(frozen=True)
 class Metric:
-    """Main metric of a task: its name, whether higher is better, and how tables show it (accuracies in percent)."""
+    """Main metric of a task: its name, whether higher is better, and how tables show it (an accuracy in percent)."""
 
     name: str = "accuracy"
     higher_is_better: bool = True
@@ -23,36 +23,36 @@ class Metric:
 
     @property
     def scale(self) -> float:
-        """Factor from a metric's values to their form in tables: 100 for accuracies, 1 for other metrics."""
+        """Factor by which tables multiply a metric's values: 100 for accuracies, 1 for other metrics."""
         return 100.0 if self.is_accuracy else 1.0
 
     @property
     def unit(self) -> str:
-        """Text after a metric's values in tables: " %" for accuracies, "" for other metrics."""
+        """Text that tables write after a metric's values: " %" for accuracies, "" for other metrics."""
         return " %" if self.is_accuracy else ""
 
     @property
     def digits(self) -> int:
-        """Decimal places of a metric's values in tables: 2 for accuracies, 3 for other metrics."""
+        """Number of decimal places with which tables show a metric's values: 2 for accuracies, 3 for other metrics."""
         return 2 if self.is_accuracy else 3
 
     @property
     def worst(self) -> float:
-        """Worst possible value of a metric, which stands for a training that diverged."""
+        """Worst possible value of this metric; it is used in place of the result of a training that diverged."""
         return 0.0 if self.is_accuracy else -self.score(math.inf)
 
     def score(self, value: float) -> float:
-        """Return a metric's value as a score (higher is better): negated for metrics where lower is better."""
+        """Return a value of this metric as a score, for which higher is better: the value, or its negative."""
         return value if self.higher_is_better else -value
 
     def text(self, value: float | None) -> str:
-        """Return a metric's value as text with its unit, such as ``97.31 %``."""
+        """Return a value of this metric as text with its unit, such as ``97.31 %``."""
         return f"{math.nan if value is None else self.scale * value:6.{self.digits}f}{self.unit}"
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Main metric and loss of a masked network on the test set; a value that is not finite is None."""
+    """Main metric and loss of a masked network on the test set; a value that is NaN or infinite is stored as None."""
 
     test_accuracy: float | None  # the metric of the task; in classification the accuracy, in [0, 1]
     test_loss: float | None
@@ -60,7 +60,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Main metric and loss of a masked network after retraining; before it, if there is no retraining."""
+    """Test metric and loss of a masked network after retraining or, if it is not retrained, as it is."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -71,7 +71,7 @@ class TrainedAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Scores of a mask by the search's objective and by the task's metric, and the number of masks scored."""
+    """Scores of a mask, by the search's objective and the task's metric, and the number of masks that were scored."""
 
     objective: str
     scorings: int  # by a search; 0 otherwise
@@ -109,7 +109,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of one pruning round: the mask, its scores, and its accuracy with four different states of the weights."""
+    """Result of one pruning round: mask, scores, and the masked network's accuracy with four kinds of weights."""
 
     number: int  # from 1
     score: ScoreSummary
@@ -124,7 +124,7 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Costs of a network: parameters, MACs (multiply-accumulates), peak memory and file size in bytes."""
+    """Costs of a network: parameters, MACs (multiply-accumulates), and peak memory and file size in bytes."""
 
     params: int
     nonzero_params: int
@@ -138,7 +138,7 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """MACs and number of weights of one layer, in the dense and in the pruned network."""
+    """Costs of one layer, in the dense and in the pruned network: MACs and number of weights."""
 
     macs: int
     weights: int

@@ -49,7 +49,7 @@ class DenseResult:
 
     @classmethod
     def load(cls, folder: Path) -> "DenseResult":
-        """Read a dense network's result from its ``folder``; raise InputError as :func:`load_result` does."""
+        """Read a dense network's result from its ``folder``; raise the same errors as :func:`load_result`."""
         return _convert(_read(folder), cls, folder)
 
     def save(self, folder: Path) -> None:
@@ -58,12 +58,12 @@ class DenseResult:
 
     @property
     def metric(self) -> Metric:
-        """Main metric of the task, in which the dense network's test results are given."""
+        """Main metric of the task, by which the dense network is tested."""
         return Metric(self.metric_name, self.higher_is_better)
 
     @property
     def without_epochs(self) -> "DenseResult":
-        """A copy of the dense network's result without its training epochs, as results of cells contain it."""
+        """Copy of the dense network's result without training epochs, as results of pruned networks contain it."""
         return replace(self, epochs=[])
 
 
@@ -77,7 +77,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """Trial of a search whose mask was chosen from the Pareto front of score and cost."""
+    """Choice of a mask from a search's Pareto front of score and cost: the search's folder and the mask's trial."""
 
     folder: str
     trial: int
@@ -86,7 +86,7 @@ class FrontChoice:
 
 @dataclass(frozen=True)
 class EarlyBirdResult:
-    """Epochs at which the early-bird rules found the mask stable, and the distances between all epochs' masks."""
+    """Epochs at which early-bird rules count the mask as stable, and the distances between all epochs' masks."""
 
     threshold: float
     relative: bool
@@ -97,7 +97,7 @@ class EarlyBirdResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Result of one cell of a sweep: its method, sparsity and seed, its pruning rounds and the network's costs."""
+    """Result of one run of a sweep: method, sparsity and seed, results of all pruning rounds, costs of the network."""
 
     method: str
     learned: bool  # by gradient: a supermask
@@ -123,108 +123,108 @@ class CellResult:
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
-        """Read the result of a sweep's cell from its ``folder``; raise InputError as :func:`load_result` does."""
+        """Read the result of a sweep's run from its ``folder``; raise the same errors as :func:`load_result`."""
         saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
         return _convert({**_read(folder, short_hash(saved["identity"])), **about}, cls, folder)
 
     def save(self, folder: Path) -> None:
-        """Write a cell's result to ``metrics.json`` in ``folder``; ``settings.json`` already has the settings."""
+        """Write the run's result to ``metrics.json`` in ``folder``, without settings, which ``settings.json`` has."""
         values = msgspec.to_builtins(self)
         del values["settings"], values["identity"]
         _write(folder, values)
 
     @property
     def flat_settings(self) -> dict[str, object]:
-        """Settings of a sweep's cell as {dotted name: value}, such as ``dense.training.lr``."""
+        """Settings of this run as {name with dots: value}, such as {"dense.training.lr": 0.1}."""
         return dict(_flat(self.settings))
 
     def setting(self, name: str) -> Any:
-        """Return a cell's setting by its name, from the first group that has it; None if no group has it."""
+        """Return this run's setting ``name``, from the first group of settings that has it; None if no group has it."""
         return find_setting(self.settings, name)
 
     @property
     def distill(self) -> float:
-        """Weight of knowledge distillation from the dense network in the loss of retraining; 0: no distillation."""
+        """Weight of the distillation loss (from the dense network) in retraining; 0 means no distillation."""
         return float(self.setting("distill") or 0.0)
 
     @property
     def distill_temperature(self) -> float | None:
-        """Temperature of knowledge distillation in retraining; None without distillation."""
+        """Temperature of distillation in retraining; None if there is no distillation."""
         return self.setting("distill_temperature") if self.distill else None
 
     @property
     def metric(self) -> Metric:
-        """Main metric of the task, in which test and validation results are given."""
+        """Main metric of the task, by which networks are tested and validated."""
         return self.dense.metric
 
     @property
     def last(self) -> RoundResult:
-        """Result of the cell's last pruning round, whose mask is the cell's final mask."""
+        """Result of the run's last pruning round, which has the final mask."""
         return self.rounds[-1]
 
     @property
     def trained(self) -> TrainedAccuracy:
-        """Accuracy of the cell's final masked network after retraining."""
+        """Test results of the run's final masked network after retraining."""
         return self.last.trained
 
     @property
     def untrained(self) -> Accuracy:
-        """Accuracy of the cell's final masked network before retraining."""
+        """Test results of the run's final masked network before retraining."""
         return self.last.untrained
 
     @property
     def score(self) -> ScoreSummary:
-        """Scores of the cell's final mask, by the search's objective and by the task's metric."""
+        """Scores of the run's final mask, by the search's objective and by the task's metric."""
         return self.last.score
 
     @property
     def mask(self) -> MaskSummary:
-        """Number of units that the cell's final mask keeps, in total and by layer."""
+        """Number of units that the run's final mask keeps, in total and by layer."""
         return self.last.mask
 
     @property
     def epochs(self) -> list[EpochRow]:
-        """Losses and metrics of each epoch of training in the cell's last pruning round."""
+        """Losses and metrics of every training epoch after the run's last pruning round."""
         return self.last.epochs
 
     @property
     def scorings(self) -> int:
-        """Number of masks that the cell's searches scored, in all pruning rounds."""
+        """Number of masks that searches have scored, summed over all pruning rounds of this run."""
         return sum(round_.score.scorings for round_ in self.rounds)
 
     @property
     def foreign_trials(self) -> int:
-        """Number of trials that other searches added to a shared Optuna study, in all pruning rounds."""
+        """Number of trials that other searches added to a shared Optuna study, summed over all pruning rounds."""
         return sum(round_.score.foreign_trials for round_ in self.rounds)
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Criteria, by pruning round, whose masks scored better than the search's best mask in a second scoring."""
+        """Criteria, by pruning round, whose mask beat the search's best mask when both were scored again."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property
     def search_seconds(self) -> float:
-        """Seconds of searching or learning masks, in all pruning rounds of the cell."""
+        """Seconds spent on searching or learning masks, summed over all pruning rounds of this run."""
         return sum(round_.seconds.search for round_ in self.rounds)
 
     @property
     def retrain_seconds(self) -> float:
-        """Seconds of training, in all pruning rounds of the cell."""
+        """Seconds spent on training the masked network, summed over all pruning rounds of this run."""
         return sum(round_.seconds.retrain for round_ in self.rounds)
 
     @property
     def test_seconds(self) -> float:
-        """Seconds of one pass over the test set, after the cell's last pruning round."""
+        """Seconds of one pass over the test set after the last pruning round."""
         return self.last.seconds.test
 
     @property
     def speedup(self) -> float:
-        """Latency of the dense network / latency of the pruned network, for batches of 64 examples."""
+        """Latency of the dense network divided by that of the pruned network, for batches of 64 examples."""
         return self.latency.dense_batch_64 / self.latency.ticket_batch_64
 
     def cost_share(self, cost: Capped) -> float:
-        """Return a pruned network's cost (``macs``, ``params`` or ``latency``) as a share of the dense network's."""
+        """Return the pruned network's ``macs``, ``params`` or ``latency`` as a share of the dense network's."""
         if cost == "latency":
             return self.latency.ticket_batch_64 / self.latency.dense_batch_64
         if cost == "macs":
@@ -233,7 +233,7 @@ class CellResult:
 
 
 def load_result(folder: Path) -> CellResult | DenseResult:
-    """Read the result in the folder of a sweep's cell or of a dense network.
+    """Read the result stored in a folder, which belongs to one run of a sweep or to a dense network.
 
     Raises
     ------

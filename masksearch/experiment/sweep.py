@@ -33,7 +33,7 @@ from masksearch.utils.files import remove_litter
 def run_sweep(
     settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()
 ) -> SweepResult:
-    """Run all cells of a sweep, or the cells that an earlier run left unfinished; return all results.
+    """Execute all runs of a sweep that are not finished yet; return the results of all.
 
     Parameters
     ----------

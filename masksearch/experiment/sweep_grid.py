@@ -14,7 +14,7 @@ from masksearch.training.duration import Duration
 
 
 def grid(settings: Settings) -> list[Cell]:
-    """Return all cells of a sweep: methods x sparsities x seeds x schedules, in order of the seeds.
+    """Return all runs of a sweep (cells): every method with every sparsity, seed and schedule, in order of the seeds.
 
     Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
     trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless

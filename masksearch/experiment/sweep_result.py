@@ -17,7 +17,7 @@ _SHOWN = 5  # sentences in the message of CellsFailedError
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Results of a sweep's finished cells and dense networks, with the sweep's settings."""
+    """Results of a sweep: those of its finished runs (cells) and dense networks, and the sweep's settings."""
 
     path: Path  # runs/<name>
     settings: list[Settings]  # of its parts, in order
@@ -29,17 +29,17 @@ class SweepResult:
 
     @property
     def metric(self) -> Metric:
-        """Main metric of the sweep's task; the accuracy if no result is finished yet."""
+        """Main metric of the sweep's task; the accuracy as long as no run is finished."""
         return next((network.metric for network in (*(cell.dense for cell in self.cells), *self.dense)), Metric())
 
     @property
     def sweep(self) -> SweepSettings:
-        """Settings of the sweep's grid, from its first part; all parts have the same data and the same network."""
+        """Settings of what the sweep compares, from its first part; data and network are the same in all parts."""
         return self.settings[0].sweep
 
 
 class CellsFailedError(InputError):
-    """Error at the end of a sweep in which some cells failed; all other cells are finished.
+    """Error that is raised at the end of a sweep if some of its runs failed; all other runs are finished.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ def _some(labels: list[str]) -> str:
 
 
 def read_sweep(path: Path) -> SweepResult:
-    """Read the results of a sweep's finished cells and dense networks from its folder.
+    """Read from a sweep's folder the results of its finished runs (cells) and dense networks.
 
     Raises
     ------

@@ -39,7 +39,7 @@ _P = ParamSpec("_P")
 
 
 def charts(metric: str = "accuracy") -> dict[str, dict[str, list[object]]]:
-    """Return the layout of TensorBoard's tab Custom Scalars: {category: {title: [kind of chart, tags of curves]}}."""
+    """Return the layout of TensorBoard's tab Custom Scalars: {category: {title: [kind of chart, names of curves]}}."""
     training: dict[str, list[object]] = {
         metric: ["Multiline", [f"val/{_tag(metric)}", f"train/{_tag(metric)}"]],
         "loss": ["Multiline", ["val/loss", "train/loss"]],
@@ -89,7 +89,7 @@ def _quiet_threads() -> None:
 
 
 class Tracker:
-    """Writes curves, pictures and hyperparameters of one run folder as TensorBoard events.
+    """Writer of TensorBoard events (curves, pictures, hyperparameters) to the folder of one run.
 
     Event files of an earlier process are deleted first. A resumed run writes all its events again, so that no curve
     jumps back or ends twice. If events can't be written, the run goes on without them, after one warning.
@@ -120,7 +120,7 @@ class Tracker:
 
     @_side_output
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point to each TensorBoard curve in ``values`` ({tag: value}); NaN is left out."""
+        """Add a point to several TensorBoard curves, given as {name of the curve: value}; NaN is left out."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
@@ -138,7 +138,7 @@ class Tracker:
         self.scalars({tag: value for tag, value in values.items() if value is not None}, row.epoch)
 
     def mask(self, mask: Mask, step: int) -> None:
-        """Add pictures of a mask's layers, and a histogram of the layers' densities, to TensorBoard."""
+        """Show a mask in TensorBoard: pictures of its layers, and a histogram of the layers' densities."""
         self._pictures(mask, step)
         self.densities(list(mask.densities().values()), step)
 
@@ -148,7 +148,7 @@ class Tracker:
         self._writer.add_histogram("layers/density", np.asarray(values), step, bins=_SHARES)
 
     def search(self, space: MaskSpace) -> None:
-        """Add pictures of a search's current masks to TensorBoard; none for a searcher without a current mask.
+        """Add pictures of a search's current masks to TensorBoard; none if its searcher has no current mask.
 
         Masks of a subspace are shown as masks of all units.
         """
@@ -156,7 +156,7 @@ class Tracker:
             self._pictures(space.lifted(mask) if isinstance(space, Subspace) else mask, number)
 
     def result(self, result: CellResult, lr: float) -> None:
-        """Add a cell's row to TensorBoard's hparams tab; ``lr`` is the learning rate of retraining."""
+        """Add a run's settings and results to TensorBoard's hparams tab; ``lr`` is its learning rate of retraining."""
         names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control", "distill")
         final = {
             f"final/untrained_test_{self._metric}": result.untrained.test_accuracy,
@@ -173,13 +173,13 @@ class Tracker:
 
     @_side_output
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
-        """Add a row to TensorBoard's hparams tab: settings and final metrics of the run."""
+        """Add a run's settings and final metrics to TensorBoard's hparams tab."""
         known = {tag: value for tag, value in metrics.items() if not math.isnan(value)}
         self._writer.add_hparams(dict(settings), known, run_name=".")
 
     @_side_output
     def close(self) -> None:
-        """Write all remaining TensorBoard events, and close the file."""
+        """Write all TensorBoard events that are still in memory, and close the event file."""
         self._writer.close()
 
     @_side_output
@@ -192,14 +192,14 @@ class Tracker:
 
 
 class SearchCurves:
-    """TensorBoard curves of a search over its trials; a long search gets about 1,000 points."""
+    """TensorBoard curves of a search, over its trials; a long search gets only about 1,000 points per curve."""
 
     def __init__(self, tracker: Tracker, budget: int) -> None:
         self._tracker, self._stride = tracker, max(1, budget // _POINTS)
         self._best, self._seconds = math.nan, 0.0
 
     def add(self, trial: Trial) -> None:
-        """Add the next trial of a search to its TensorBoard curves."""
+        """Add the search's next trial (scored mask) to the TensorBoard curves."""
         if trial.is_best:
             self._best = trial.score.value
         self._seconds += trial.score.seconds

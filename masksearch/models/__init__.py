@@ -73,7 +73,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """Arguments of the :func:`build_model` call that made a network; they rebuild a network of equal sizes."""
+    """Arguments of the :func:`build_model` call that made a network; they make the same architecture again."""
 
     name: str
     shape: Shape
@@ -90,7 +90,7 @@ class _HasShapeAndClasses(Protocol):
 def build_model(
     name: str, data_or_shape: _HasShapeAndClasses | Shape, classes: int | None = None, seed: int = 0
 ) -> nn.Module:
-    """Build a network by name, with random initial weights as published, on the CPU, in training mode.
+    """Build a network by name on the CPU, in training mode, with random initial weights as in the network's paper.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def build_model(
 
 
 def is_own_function(name: str) -> bool:
-    """Return whether a model's name is ``module:function`` or ``file.py:function``, and not a table's name."""
+    """Return whether a model's name refers to a user's own function: ``module:function`` or ``file.py:function``."""
     base = name.partition(":")[0]
     return base not in (*MODELS, "torchvision", "timm", "transformers") and names_function(name)
 
@@ -181,7 +181,7 @@ def _of_text(name: str, data: Any, seed: int) -> nn.Module:
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
-    """Return the :func:`build_model` arguments of a network, also of a copied one; None for other networks."""
+    """Return the :func:`build_model` arguments of a network or a copy of it; None if the network was made otherwise."""
     return vars(model).get("built_as")
 
 

@@ -15,12 +15,12 @@ Named = tuple[str, nn.Module]
 
 
 def chain(layers: Iterable[Named]) -> nn.Sequential:
-    """Return an ``nn.Sequential`` of (name, layer) pairs."""
+    """Return an ``nn.Sequential`` from pairs (name, layer), with these names for its layers."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def flat_size(layers: Iterable[Named], shape: Shape) -> int:
-    """Return the number of output values of a sequence of layers for one image of ``shape``.
+    """Return the number of output values of a sequence of layers for one image of shape ``shape``.
 
     The layers run once in eval mode, so that no statistics change.
     """

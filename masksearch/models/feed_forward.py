@@ -77,7 +77,7 @@ def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def conv(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
-    """Build Conv-2, Conv-4 or Conv-6 (``depth``): pairs of padded 3x3 convolutions, each with max pooling.
+    """Build Conv-2, Conv-4 or Conv-6: ``depth`` padded 3x3 convolutions, with max pooling after every second one.
 
     Frankle & Carbin 2019, figure 2, initial weights (Glorot normal) included. The pairs have 64, 128 and 256 filters;
     linear layers of 256, 256 and ``classes`` units follow. On CIFAR-10 the networks have 4.3, 2.4 and 2.3 million

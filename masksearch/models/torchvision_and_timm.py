@@ -23,7 +23,7 @@ def torchvision_names() -> list[str]:
 
 
 def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
-    """Build torchvision's classifier ``name`` for 3-channel images, untrained and without auxiliary heads.
+    """Build torchvision's classifier ``name`` for 3-channel images, with random weights and without auxiliary heads.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def check_timm_name(name: str) -> None:
-    """Raise an InputError if timm is not installed, or has no network of this name; the message has the nearest."""
+    """Raise an InputError if timm is missing or has no network ``name``; the message suggests the nearest name."""
     try:
         import timm
     except ImportError:
@@ -61,7 +61,7 @@ def check_timm_name(name: str) -> None:
 
 
 def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
-    """Build timm's classifier ``name`` for images of any number of channels, untrained.
+    """Build timm's classifier ``name`` for images with any number of channels, with random weights.
 
     Raises
     ------

@@ -51,11 +51,11 @@ class _SparseProduct(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def extra_repr(self) -> str:
-        """Return sizes and density of the weight, for the printed network."""
+        """Return sizes and density of the layer's weight as text; ``print(network)`` shows the text."""
         return f"{self.shape[1]}, {self.shape[0]}, density={len(self.values) / (self.shape[0] * self.shape[1]):.3g}"
 
     def multiply(self, columns: Tensor) -> Tensor:
-        """Return sparse weight @ columns + bias: (out, n) for columns (in, n)."""
+        """Return the product of the sparse weight and ``columns`` (in, n), plus the bias: (out, n)."""
         matrix = torch.sparse_csr_tensor(
             self.crow_indices, self.col_indices, self.values, self.shape, check_invariants=False
         )
@@ -89,14 +89,14 @@ class SparseConv1x1(_SparseProduct):
 
 
 class Deployed(NamedTuple):
-    """Result of :func:`sparse`: the network for inference, and dense and sparse times of each layer with zeros."""
+    """Result of :func:`sparse`: the network, and times of layers with zero weights as dense and as sparse layers."""
 
     model: nn.Module
     choices: list[Choice]
 
 
 def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Deployed:
-    """Return a copy of a network for inference, with sparse layers wherever these are measured to be faster.
+    """Return a copy of a network for inference, in which sparse layers replace dense ones where they run faster.
 
     Every linear layer and 1x1 convolution with zeros in its weight is timed dense and sparse on its inputs from the
     example batch. It becomes sparse only if the 95 % interval of the sparse time lies below that of the dense time.
@@ -166,7 +166,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Speedups of a sparse linear layer by sparsity, and the sparsity above which it is faster than a dense one."""
+    """Speedup of a sparse linear layer at several sparsities, and the sparsity above which it beats a dense layer."""
 
     size: int  # input features = output features
     rows: int  # batch size

@@ -40,7 +40,7 @@ _REFRESH = 500  # rank updates after which a transform is computed anew, against
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """Least-squares problem of one layer, whose kept weights are solved anew after a mask removes inputs."""
+    """Least-squares problem of one layer: a mask removes some inputs, and the kept weights get new values."""
 
     hessian: np.ndarray  # H, float64 (k, k)
     target: np.ndarray  # H W^T, or a matrix with the same product with its transpose, float64 (k, <= k)
@@ -50,12 +50,12 @@ class LayerProblem:
     columns: dict[int, np.ndarray]  # layer of the space -> columns of each of its units, int64 (layer size, n)
 
     def kept(self, bits: np.ndarray) -> np.ndarray:
-        """Return which input columns of the layer's weight matrix a mask keeps: bool, one entry per column."""
+        """Return which input columns of a layer's weight matrix a mask keeps: bool, one entry per column."""
         return np.append(bits, True)[self.units]
 
 
 class RepairEnergy(Energy):
-    """Energy of filter masks: the layers' output errors after least-squares repair; see :func:`repair_energy`.
+    """Rates filter masks by their energy: the layers' output errors after least-squares repair (:func:`repair_energy`).
 
     Memory: the matrix H (k, k) in float64 for every layer that reads units, k = inputs x kernel size, and as much again
     for every walk.
@@ -79,7 +79,7 @@ class RepairEnergy(Energy):
         return self.start(mask).value
 
     def saliency(self, alive: Mask | None = None) -> Tensor:
-        """Return, for each filter, how many filters greedy removal prunes before it: float64 (n_units,).
+        """Return, as saliency, each filter's position in the order of greedy pruning: float64 (n_units,).
 
         Units that the mask ``alive`` prunes, if one is given, have -1.
         """
@@ -89,7 +89,7 @@ class RepairEnergy(Energy):
         return saliency
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "RepairState":
-        """Return a search state that begins at ``mask`` and updates its energy with every change of units.
+        """Return the state of a local search that begins at ``mask``: the mask and its energy, updated per move.
 
         See :class:`~masksearch.core.energy.Energy`.
         """
@@ -99,7 +99,7 @@ class RepairEnergy(Energy):
 
 
 class RepairState(EnergyState):
-    """Current mask of a local search, with its repair energy (output errors after least-squares repair)."""
+    """Current filter mask of a local search, with its energy: the layers' output errors after least-squares repair."""
 
     def __init__(self, energy: RepairEnergy, bits: np.ndarray, coefficients: np.ndarray) -> None:
         self.energy, self.bits = energy, bits
@@ -110,7 +110,7 @@ class RepairState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Energy of the current mask: the weighted sum of the layers' relative squared errors after repair."""
+        """Energy of the current mask: the weighted sum of all layers' relative squared output errors after repair."""
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
@@ -119,21 +119,21 @@ class RepairState(EnergyState):
         return np.array([transform.error * problem.scale for transform, problem in pairs])
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy if one unit of a layer is toggled, for each of its units: float64."""
+        """Return, for each unit of a layer, how the energy changes if the mask prunes, or restores, only this unit."""
         if layer not in self._singles:
             own = self.energy.space.layers[layer]
             self._singles[layer] = self.deltas(np.arange(own.start, own.stop)[:, None])
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each move; a move toggles the units in its row of ``units``."""
+        """Return each move's change of the energy; a move prunes or restores the units in its row of ``units``."""
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)
         return changes
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units in the current mask: remove kept ones and restore removed ones; ``units`` are indices."""
+        """Change the current mask at the unit indices ``units``: prune kept units, and restore pruned units."""
         self.bits[units] ^= True
         changed = self._columns(units[None])
         for reader, columns in changed:
@@ -165,7 +165,7 @@ class _Transform:
         self.refresh(bits)
 
     def refresh(self, bits: np.ndarray) -> None:
-        """Compute a layer's repair for the mask ``bits`` from scratch, which removes accumulated rounding errors."""
+        """Compute a layer's repair for the mask ``bits`` from scratch, to remove rounding errors of earlier updates."""
         hessian, target = self._problem.hessian, self._problem.target
         self._kept = self._problem.kept(bits)
         self._updates = 0
@@ -183,13 +183,19 @@ class _Transform:
         self.error = max(0.0, self._problem.total - float((target[kept] * self._z[kept]).sum()))
 
     def changes(self, columns: np.ndarray) -> np.ndarray:
-        """Return how a layer's squared error changes with each of m sets of toggled input columns, int64 (m, n)."""
+        """Return the changes of a layer's squared error by m moves; each removes or restores n input columns.
+
+        ``columns`` is int64 (m, n).
+        """
         block = self._q[columns[:, :, None], columns[:, None, :]]
         sides = self._z[columns]
         return -(np.linalg.solve(block, sides) * sides).sum((1, 2))
 
     def pivot(self, columns: np.ndarray, bits: np.ndarray) -> None:
-        """Remove or restore input columns, int64 (n,), in a layer's repair; ``bits`` is the mask after that."""
+        """Update a layer's repair for the new mask ``bits``, which removes or restores the input columns ``columns``.
+
+        ``columns`` is int64 (n,).
+        """
         if self._updates >= _REFRESH:
             self.refresh(bits)
             return
@@ -214,7 +220,7 @@ class _Transform:
 def repair_energy(
     model: nn.Module, space: NetworkSpace, examples: Nested | Iterable[Nested], *, ridge: float | None = None
 ) -> RepairEnergy:
-    """Return an energy of filter masks: the layers' output errors after their kept weights are solved anew.
+    """Return an object that rates filter masks by the layers' output errors after least-squares repair of kept weights.
 
     Units are channels, neurons and heads; the layers that read them are those that :func:`masksearch.reconstruct`
     repairs. Each layer counts with its squared error relative to its outputs' sum of squares (of deviations from the

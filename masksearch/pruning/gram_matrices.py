@@ -35,7 +35,9 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 
 @dataclass
 class Gram:
-    """Sums over a layer's input rows for a least-squares fit: Gram matrix of k inputs, and products with dense inputs.
+    """Sums for a layer's least-squares fit: X^T X of the layer's inputs X, and X^T D with the dense network's inputs D.
+
+    X and D have one row per position of each example, and k columns.
 
     Shapes are (k + 1, k + 1): the last input is one, for the bias.
     """
@@ -45,7 +47,7 @@ class Gram:
     shift: Tensor | None = None  # (k + 1, out): inputs times what targets have beside the dense layer's outputs
 
     def centred(self) -> "Gram":
-        """Return the Gram matrices of the inputs minus their mean; the bias's row and column become zero."""
+        """Return the Gram matrices for inputs minus their mean; the bias's row and column become zero."""
         n = self.own[-1, -1]
         own = self.own - torch.outer(self.own[:, -1], self.own[-1]) / n
         same = self.cross is self.own
@@ -56,13 +58,13 @@ class Gram:
 
 @dataclass(frozen=True)
 class LayerGrams:
-    """Gram matrices of one layer's inputs, one per convolution group: of batches to fit, and of held-out ones."""
+    """Gram matrices of a layer's inputs, one per convolution group, for the batches to fit and for held-out batches."""
 
     fitted: tuple[Gram, ...]
     held_out: tuple[Gram, ...]
 
     def centred(self) -> "LayerGrams":
-        """Return the layer's Gram matrices of the inputs minus their mean."""
+        """Return the layer's Gram matrices for inputs minus their mean."""
         return LayerGrams(
             tuple(gram.centred() for gram in self.fitted), tuple(gram.centred() for gram in self.held_out)
         )
@@ -77,7 +79,10 @@ class _Sums:
         self.shift: Tensor | None = None
 
     def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
-        """Add input rows (groups, n, k), the dense network's rows, and shifts of target outputs (groups, n, out)."""
+        """Add a batch to the sums: a layer's inputs in the pruned and the dense network, and shifts of target outputs.
+
+        The shapes are (groups, n, k) for inputs and (groups, n, out) for shifts.
+        """
         rows = F.pad(rows, (0, 1), value=1.0)
         across = rows.transpose(1, 2)
         self.own = _plus(self.own, across @ rows)
@@ -98,7 +103,7 @@ class _Sums:
 def gram_matrices(
     own: nn.Module, dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
 ) -> dict[str, LayerGrams]:
-    """Return {layer name: Gram matrices of the layer's inputs in network ``own``}.
+    """Return {layer name: Gram matrices of the layer's inputs} from the forward passes of the network ``own``.
 
     ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network. A layer
     whose outputs are added to a shortcut gets ``shift``: the targets are the dense outputs of the sum.

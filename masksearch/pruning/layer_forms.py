@@ -18,7 +18,7 @@ _TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bit
 
 @dataclass(frozen=True)
 class Choice:
-    """Measured times of a layer as a dense and as a sparse product, and which of the two was chosen."""
+    """Measured times of a layer with a dense and with a sparse weight, and which of the two was chosen."""
 
     layer: str
     shape: tuple[int, ...]  # of the weight
@@ -35,7 +35,7 @@ class Choice:
 
 
 def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
-    """Run a batch; return {layer name: first input} of layers with a sparse form, and the network's outputs."""
+    """Run a batch; return the first input of each layer that can be sparse, by name, and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = []
     # torch's encoder passes these weights to a fused operator that needs dense ones.
@@ -68,7 +68,7 @@ def zeros_of(layer: nn.Module) -> int:
 
 
 def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
-    """Time the dense and the sparse form of a layer on an input; choose the sparse one if it is surely faster.
+    """Time a dense and a sparse layer on the input ``x``; choose the sparse layer if it is faster beyond doubt.
 
     It is surely faster if the 95 % interval of its time lies below that of the dense form.
     """

@@ -19,7 +19,7 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class LevelDatabase:
-    """Masks and repaired networks for any density level per family of coupled layers, from repairs solved once.
+    """Masks and repaired networks for any choice of density levels, one level per group of layers pruned together.
 
     A family is a group of layers whose channels are pruned together.
 
@@ -57,12 +57,15 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Number of units that each family of coupled layers keeps at each density level: int64 (families, levels)."""
+        """Numbers of kept units at every density level, for every group of layers that are pruned together.
+
+        The shape is (families, levels), int64.
+        """
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
     def mask(self, levels: Sequence[int]) -> Mask:
-        """Return the mask that prunes each family of coupled layers to the density with its index in ``levels``.
+        """Return the mask for chosen density levels: ``levels`` has one index per group of layers pruned together.
 
         Raises
         ------
@@ -78,11 +81,13 @@ class LevelDatabase:
         return Mask(self.space, bits)
 
     def network(self, levels: Sequence[int], *, small: bool = False) -> nn.Module:
-        """Return the repaired network with each family of coupled layers at its density level in ``levels``."""
+        """Return the repaired network for chosen density levels, one index per group of layers pruned together."""
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the output error of pruning one family of coupled layers to one level: float64 (families, levels).
+        """Return the output error of pruning each group of coupled layers alone to each density level: float64.
+
+        The shape is (families, levels); a family is a group of coupled layers.
 
         The error is 0 at a level of density 1.
 

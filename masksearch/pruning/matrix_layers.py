@@ -21,7 +21,7 @@ _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Ten
 
 @dataclass(frozen=True)
 class MatrixLayer:
-    """A layer that multiplies rows of inputs by a matrix: linear, convolution, or a projection of attention."""
+    """A layer that multiplies its inputs by a matrix: a linear layer, a convolution, or a projection of attention."""
 
     name: str  # of the module
     groups: int
@@ -52,14 +52,14 @@ class MatrixLayer:
         return torch.cat([weight, last[:, None].double()], dim=1).unflatten(0, (self.groups, -1))
 
     def kept_entries(self, keep: Tensor) -> Tensor:
-        """Reshape a bool mask of a layer's weight to matrices, one per convolution group.
+        """Reshape the bool mask of a layer's weight to matrices, one per convolution group.
 
         The shape is (groups, out / groups, k) for k inputs.
         """
         return self._rows(keep.cpu()).unflatten(0, (self.groups, -1))
 
     def store(self, module: Any, matrix: Tensor) -> None:
-        """Copy matrices, one per convolution group, to the layer's weight and, from their last column, its bias."""
+        """Copy matrices, one per convolution group, into the layer's weight; their last column goes into the bias."""
         rows, weight, bias = matrix.flatten(0, 1), getattr(module, self.weight), getattr(module, self.bias)
         entries = rows[:, :-1].T if self.transposed else rows[:, :-1]
         with torch.no_grad():
@@ -68,7 +68,7 @@ class MatrixLayer:
                 bias.copy_(rows[:, -1].to(bias))
 
     def input_rows(self, module: Any, inputs: Tensor) -> Tensor:
-        """Reshape layer inputs to matrices, one per convolution group, with a row per position of each example.
+        """Reshape a layer's inputs to one matrix per convolution group, with a row for each position of each example.
 
         The shape is (groups, rows, k) for k inputs.
         """
@@ -84,7 +84,9 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def output_rows(self, module: Any, outputs: Tensor) -> Tensor:
-        """Reshape layer outputs to matrices, one per convolution group, with rows in order of the input rows.
+        """Reshape a layer's outputs to one matrix per convolution group, with a row for each position of each example.
+
+        The order of rows is that of :meth:`input_rows`.
 
         The shape is (groups, rows, out / groups).
         """
@@ -92,7 +94,7 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return how a layer's target outputs change if the residual shortcut that is added to them differs.
+        """Return how to correct a layer's target outputs, if pruning changes the residual shortcut added to them.
 
         The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
         """
@@ -193,7 +195,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 @dataclass
 class Observed:
-    """Tensors of a layer in one forward pass, per call: its inputs, and the shortcuts added to its outputs."""
+    """Tensors recorded at a layer in a forward pass: inputs of each call, and shortcuts added to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     shortcuts: list[Tensor] = field(default_factory=list)

@@ -9,7 +9,7 @@ _ITERATIONS = 100  # of L-BFGS, per layer
 
 
 def repaired(weights: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict in which masked weights are changed so that their columns are as orthonormal as possible.
+    """Return a state dict with kept weights changed so that each weight matrix has columns as orthonormal as possible.
 
     For each layer, L-BFGS minimises the squared Frobenius norm of W^T W - I over the kept entries of W (out, in): the
     approximate dynamical isometry of Lee et al. 2020 (section 5), without data. With fewer outputs than inputs the

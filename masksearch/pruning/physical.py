@@ -45,7 +45,7 @@ Removable = RemovableSpace
 
 
 def prune(model: nn.Module, space: Removable, mask: Mask) -> nn.Module:
-    """Return a smaller copy of a network, physically without the channels or blocks that a mask removes.
+    """Return a smaller copy of a network, from which the channels or blocks that a mask prunes are removed.
 
     In eval mode its outputs equal those of the masked network. The copy has the same class, mode, device and types, and
     no gradients. ``model`` does not change.
@@ -82,7 +82,7 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expand a state dict of the pruned network to the full network's sizes, with zeros for removed parts.
+    """Expand a state dict of the pruned network to the full network's sizes, with zeros where parts were removed.
 
     The inverse of :func:`slice_state`, for later rounds of pruning, which rank the units of the full network. In eval
     mode both networks give equal outputs.
@@ -100,7 +100,7 @@ def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask) -> None:
-    """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
+    """Write a pruned network to the folder ``path``: weights and mask as safetensors, the architecture as JSON.
 
     A network that was pruned several times is saved with the last space and mask.
 
@@ -143,7 +143,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
 
 
 def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode; no mask, space or old weights are needed.
+    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode. The folder is all that is needed.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def reconstruct(
     *,
     sequential: bool = False,
 ) -> nn.Module:
-    """Repair a masked network: solve kept weights by least squares so that its layers give the dense layers' outputs.
+    """Repair a masked network: solve its kept weights by least squares to restore the dense network's layer outputs.
 
     Repaired are linear layers, 1-D to 3-D convolutions and the projections of ``nn.MultiheadAttention``; then BatchNorm
     statistics are computed anew. Other layers keep their masked weights. Memory: two Gram matrices (k, k) in float64
@@ -88,7 +88,7 @@ def reconstruct(
 
 
 class Reconstruction:
-    """Least-squares repair of a network under many masks, from Gram matrices of its layers' inputs, made once.
+    """Repairs a network by least squares for many masks in turn; Gram matrices of layer inputs are computed once.
 
     A layer's solution depends on its kept inputs alone, and is cached by them: a mask that changes few layers is
     repaired quickly. Removed outputs are zeroed afterwards.
@@ -151,7 +151,7 @@ class Reconstruction:
         return repaired
 
     def errors(self, mask: Mask) -> dict[str, float]:
-        """Return {layer name: relative squared output error after repair} of layers whose inputs a mask removes.
+        """Return {layer name: relative squared output error after repair} for layers that lose inputs under a mask.
 
         The error is that on held-out examples, for the dense network's inputs, divided by the outputs' squared size.
         Removed outputs count, too.
@@ -272,7 +272,11 @@ class _Problem:
         self._size = sum(map(_squared_outputs, self._held_out, self._dense))
 
     def solved(self, keep: Tensor) -> _Solution:
-        """Return least-squares weights of kept entries (groups, out, k); all groups share one ridge.
+        """Return a layer's least-squares weights, which are zero where the bool mask ``keep`` is False.
+
+        The shape of ``keep`` is (groups, output channels per group, inputs per output channel).
+
+        All groups share one ridge.
 
         If all rows keep the same entries, rows of removed outputs are solved with them.
         """
@@ -314,14 +318,17 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return least-squares weights (rows, k + 1) of the first ``n_patterns`` sets of kept entries; others are 0."""
+        """Return least-squares weights (rows, k + 1) of rows with the first ``n_patterns`` masks; other rows are 0.
+
+        Rows with equal masks of kept entries are solved together.
+        """
         new = torch.zeros_like(self.dense)
         for rows, columns in self.problems[:n_patterns]:
             new[rows[:, None], columns] = _solution(self.gram, self.dense, rows, columns, ridge, self.has_bias)
         return new
 
     def error(self, gram: Gram, solved: Tensor) -> float:
-        """Return the squared error of solved weight rows on held-out examples, computed from their Gram matrix.
+        """Return the squared output error of solved weights on held-out examples, from the examples' Gram matrix.
 
         Where targets are shifted, up to a constant. Rows that are zero have none.
         """

@@ -16,7 +16,7 @@ _ROWS = 1024  # inputs of a layer to measure it with, if there is no example
 
 
 class SemiStructured(NamedTuple):
-    """Result of :func:`semi_structured`: network for inference, times of layers, and why some stay dense."""
+    """Result of :func:`semi_structured`: the network, times of its layers, and why some layers are not sparse."""
 
     model: nn.Module
     choices: list[Choice]  # one per measured layer; "dense" where the sparse product is not faster
@@ -24,7 +24,7 @@ class SemiStructured(NamedTuple):
 
 
 def semi_structured(model: nn.Module, example_input: Nested | None = None, seconds: float = 0.2) -> SemiStructured:
-    """Return a copy of a network whose linear layers with 2:4 zeros use sparse GPU kernels where these are faster.
+    """Return a copy of a network whose linear layers with 2:4 zeros use sparse GPU kernels, where these are faster.
 
     A weight has 2:4 zeros if at most two of every four consecutive inputs of an output are not zero, as under masks of
     ``ms.nm_space(model, 2, 4)``. Such layers in float16 or bfloat16 on a CUDA device, with sizes that torch supports,

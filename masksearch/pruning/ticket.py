@@ -19,13 +19,13 @@ class Ticket:
     pruned: bool  # True: channels or blocks are physically removed; False: pruned entries are zero
 
     def weights(self, space: NetworkSpace, mask: Mask) -> Weights:
-        """Return the pruned network's state dict in the sizes of the full network, with zeros at pruned positions."""
+        """Return the pruned network's state dict in the full network's sizes, with zeros at pruned positions."""
         state = copy_weights(self.network)
         return restore_state(space, mask, state) if self.pruned and isinstance(space, Removable) else state
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """Return a :class:`Ticket`: the network with given weights, pruned by a mask and ready to be trained.
+    """Return a :class:`Ticket`, ready to be trained: the network with given weights, pruned by a mask.
 
     Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
     if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.

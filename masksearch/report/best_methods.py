@@ -14,7 +14,7 @@ from masksearch.searchers import SEARCHERS
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Return the results row of the best method per sparsity; beside a supermask, also of the best other method.
+    """Return the result of the best method at each sparsity; if that is a supermask, also the best of the others.
 
     Best is by the validation metric. Controls are no methods.
     """
@@ -39,7 +39,7 @@ def _validation(row: SummaryRow) -> float:
 
 
 def speech_of(row: SummaryRow) -> str:
-    """Return a sentence that compares a method's test metric, parameters, MACs and speed with the dense network."""
+    """Return a sentence that compares a pruned network's metric, parameters, MACs and speed with the dense one's."""
     fewer = f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"
     speed = f"measured {row.speedup.plain('.2f')} times as fast"
     if row.granularity in ("weight", "nm"):  # what is measured is noise around 1
@@ -74,7 +74,7 @@ def _beside_dense(row: SummaryRow) -> str:
 
 
 def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str:
-    """Return sentences on the dense network and the best methods, as HTML for the top of the report.
+    """Return HTML for the top of the report: sentences on the dense network and on the best methods.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def best_methods(rows: Sequence[SummaryRow]) -> str:
-    """Return a sentence that names the best method by validation at each sparsity; "" without methods."""
+    """Return a sentence that names the method with the best validation metric at each sparsity; "" without methods."""
     texts = []
     for row in best_rows(rows):
         at = f"with at most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}" if row.cap else ""
@@ -118,7 +118,7 @@ def best_methods(rows: Sequence[SummaryRow]) -> str:
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return a sentence each on what repair, search and retraining brought; an empty list without repairs.
+    """Return sentences on how repair, search and retraining changed the metric; an empty list if nothing was repaired.
 
     The best search and the best criterion by validation are compared at each sparsity, in pairs by seed.
     """

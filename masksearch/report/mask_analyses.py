@@ -37,7 +37,7 @@ _MEASURES = {
 def similarity(
     result: SweepResult, groups: Sequence[Group], measures: Iterable[str] = SIMILARITIES
 ) -> tuple[list[Grid], list[Drawing]]:
-    """Return tables and figures of how similar the masks of different methods are, at each sparsity by each measure."""
+    """Return tables and figures of how similar the methods' masks are, for each sparsity and similarity measure."""
     grids, drawings = [], []
     parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
     for sparsity, space, kept in parts:
@@ -79,7 +79,7 @@ def _space(masks: Mapping[int, Mask]) -> Layout:
 
 
 def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
-    """Return a table of how orthogonal the masked initial weights are, for weight masks and the dense network.
+    """Return a table of how far masked initial weights are from orthogonal, next to those of the dense network.
 
     The dense network's score is over the layers of the first mask.
     """
@@ -104,7 +104,7 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
 
 
 def densities(groups: Sequence[Group]) -> list[Grid]:
-    """Return tables of the density of each layer by method, one table per sparsity."""
+    """Return tables of the layers' densities, one table per sparsity and one column per method."""
     about = (
         "Kept units of every layer, in % of all its units, means over seeds; – where a layer has no units of its own."
     )
@@ -119,7 +119,7 @@ def densities(groups: Sequence[Group]) -> list[Grid]:
 
 
 def macs(groups: Sequence[Group]) -> list[Grid]:
-    """Return tables of each layer's effective MACs by method and in the dense network, one table per sparsity."""
+    """Return tables of the layers' effective MACs by method and in the dense network, one table per sparsity."""
     about = "Multiply-adds of the kept weights for one image, means over seeds."
     grids = []
     for sparsity, own in by_sparsity(groups):

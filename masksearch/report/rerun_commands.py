@@ -14,12 +14,12 @@ from masksearch.experiment.settings.text_values import value_text
 
 
 def sweep_command(result: SweepResult) -> list[str]:
-    """Return the words of the command line that runs a whole sweep again; [] for a sweep of several parts."""
+    """Return the words of a command line that runs a whole sweep again; an empty list for a sweep of several parts."""
     return ["masksearch", "run", *flags_of(result.settings[0])] if len(result.settings) == 1 else []
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
-    """Return for each row of a sweep's results a command line that runs the row again; "" where none exists.
+    """Return a command line for each row of a sweep's results that computes this row again; "" where there is none.
 
     The commands name other runs, so that the folder of the sweep does not change. Dense networks are found again.
     """
@@ -65,7 +65,7 @@ def _sized(cell: Cell) -> SweepSettings:
 
 
 def flags_of(settings: Settings) -> list[str]:
-    """Return the flags of ``masksearch run`` for ``settings``; settings at their default are left out."""
+    """Return the flags of ``masksearch run`` that give these settings; settings at their default need no flag."""
     flags: list[str] = []
     others: list[str] = []
     usual = Settings.of_command_line().with_changes({"sweep": {"granularity": settings.sweep.granularity}})

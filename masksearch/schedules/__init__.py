@@ -26,7 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule itself decides after which epoch masks are found; ``find_at`` then has no effect."""
+        """Whether the schedule, instead of the setting ``find_at``, chooses the epoch in which masks are found."""
         return self.detects or self.changes == "ramp"
 
 

@@ -10,7 +10,7 @@ from masksearch.utils.errors import InputError
 
 
 class EarlyBird:
-    """Detector of the epoch of a training after which the pruning mask changes little (You et al. 2020).
+    """Detects the epoch of a training after which the pruning mask hardly changes any more (You et al. 2020).
 
     It compares the mask of every epoch with those of the previous epochs. It fires when the newest mask is close to all
     other masks in its memory.
@@ -38,7 +38,7 @@ class EarlyBird:
         self._masks: deque[Mask] = deque(maxlen=memory)
 
     def see(self, mask: Mask | None) -> bool:
-        """Add the mask after the next epoch; return whether masks are stable, so that the network can be pruned now.
+        """Record the mask after one more epoch; return whether the last masks are so similar that it is time to prune.
 
         ``None`` is an epoch without a meaningful mask, because all saliencies were equal, as BatchNorm scales are
         before the first step. It empties the memory.

@@ -26,7 +26,7 @@ Kind = Literal["set", "rigl"]
 
 
 def default_interval(steps: int) -> int:
-    """Return the default number of steps between mask changes: 100, at most 1/40 of the training's ``steps``.
+    """Return the default number of steps between mask changes: 100, or ``steps`` / 40 if that is less.
 
     100 is the number of Evci et al. 2020.
     """
@@ -64,7 +64,7 @@ class _ChangingMask(MaskSchedule, ABC):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Present masks of a training that changes them: {parameter name: bool tensor of its shape, True = kept}."""
+        """Current masks of the training: {parameter name: bool tensor of the parameter's shape, True = kept}."""
         return self._masks
 
     @abstractmethod
@@ -82,11 +82,11 @@ class _ChangingMask(MaskSchedule, ABC):
         return self.mask != before
 
     def state_dict(self) -> dict[str, object]:
-        """Return the mask and the settings of the schedule, for a checkpoint."""
+        """Return the mask and the settings of the pruning schedule, to save them in a checkpoint."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore the mask.
+        """Restore the mask of the pruning schedule from a checkpoint.
 
         Raises
         ------
@@ -171,7 +171,7 @@ class Gradual(_ChangingMask):
         return mask
 
     def state_dict(self) -> dict[str, object]:
-        """Return the mask, its requested density and the density curve, for a checkpoint."""
+        """Return the mask, its requested density and the density curve, to save them in a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, object]) -> None:

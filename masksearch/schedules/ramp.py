@@ -7,7 +7,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Ramp:
-    """Cubic curve of density between two optimiser steps: it falls fast from ``start``, then slowly to ``density``.
+    """Cubic curve of the density over optimiser steps: a fast fall from ``start``, then a slow fall to ``density``.
 
     Zhu and Gupta 2017 (equation 1), for sparsity: s = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 
@@ -18,15 +18,16 @@ class Ramp:
     """
 
     density: float
-    """Density at the end of the ramp."""
+    """Final density, which the curve reaches at step ``end``."""
     begin: int
-    """Optimiser step at which the ramp begins."""
+    """Optimiser step at which the density begins to fall."""
     end: int
-    """Optimiser step at which the ramp ends."""
+    """Optimiser step at which the density has fallen to its final value."""
     interval: int = 100
-    """Optimiser steps between two changes of the mask; the last change is at ``end``, even after a shorter interval."""
+    """Optimiser steps between two changes of the mask. The last change is at step ``end``, even if that interval is
+    shorter."""
     start: float = 1.0
-    """Density at the beginning of the ramp."""
+    """Initial density, from which the curve falls at step ``begin``."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:

@@ -10,7 +10,7 @@ from masksearch.core.space import MaskSpace
 
 
 def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
-    """Return the share of a layer's weights that RigL prunes after a step; it falls along a cosine to 0 at ``end``.
+    """Return the share of weights that RigL prunes and regrows at a step; it falls along a cosine, to 0 at ``end``.
 
     alpha / 2 (1 + cos(pi step / end)).
 
@@ -20,7 +20,7 @@ def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
 
 
 def set_update(space: MaskSpace, mask: Mask, weights: Tensor, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask after one update of SET: each layer prunes its smallest weights, restores as many at random.
+    """Return the mask after an update of SET: each layer prunes its smallest weights and restores as many at random.
 
     Mocanu et al. 2018 drop ``share`` of the positive and of the negative weights, those nearest to zero; here, as in
     Evci et al. 2020, ``share`` of all weights is dropped. A dropped weight may be drawn again.
@@ -42,7 +42,7 @@ def set_update(space: MaskSpace, mask: Mask, weights: Tensor, share: float, gene
 def rigl_update(
     space: MaskSpace, mask: Mask, weights: Tensor, gradients: Tensor, share: float, generator: torch.Generator
 ) -> Mask:
-    """Return the mask after one update of RigL: prune the smallest weights, restore those of largest gradient.
+    """Return the mask after an update of RigL: prune the smallest weights, restore the weights of largest gradient.
 
     Evci et al. 2020 (algorithm 1). Dropped weights are candidates, too: a weight comes back, with its value, if its
     gradient is among the largest.

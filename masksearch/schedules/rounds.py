@@ -42,7 +42,7 @@ class Round(Generic[F]):
 
 @dataclass(frozen=True)
 class RoundStart(Generic[D]):
-    """What a round of pruning and training begins with: a network, and the density that its mask must reach."""
+    """Start of a round of pruning and training: the network, and the density that the round's mask must reach."""
 
     number: int  # number of the round; the first is 1
     density: D
@@ -52,7 +52,7 @@ class RoundStart(Generic[D]):
 
 
 class PruningRounds(Generic[D]):
-    """Rounds of pruning and training of one network; iterating yields the :class:`RoundStart` of every round.
+    """Rounds of pruning and training of a network; a for loop over them gives the :class:`RoundStart` of each round.
 
     The caller finds the mask, trains the ticket, and ends each round by :meth:`finish` before the next one begins.
     A round begins with the trained weights of the round before; after a round without training, or with a diverged
@@ -91,7 +91,7 @@ class PruningRounds(Generic[D]):
             yield RoundStart(number, density, model, self._weights, self._alive)
 
     def ticket(self, start: RoundStart[D], mask: Mask, rewound: Weights) -> Ticket:
-        """Return the network of a round, pruned by the round's mask, with the weights that training starts from.
+        """Return the round's network, pruned by the round's mask and with the weights that training starts from.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class PruningRounds(Generic[D]):
     def finish(
         self, start: RoundStart[D], found: F, rewound: Weights, ticket: Ticket, mask: Mask, training: Training | None
     ) -> Round[F]:
-        """End a round, and return its result; the next round begins with its mask and its trained weights.
+        """End a round and return its result; the round's mask and trained weights are the start of the next round.
 
         Parameters
         ----------

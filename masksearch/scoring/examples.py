@@ -28,14 +28,14 @@ class ScoredSplit(Protocol):
 
 
 class HeldSplit(Split):
-    """Data split in memory that accepts tensors on any device and doesn't check or convert them."""
+    """Data split in memory that accepts tensors on any device, and neither checks nor converts the tensors."""
 
     def __post_init__(self) -> None:
         """Leave the tensors as they are."""
 
 
 class ScoredExamples:
-    """Examples of a data split, in batches on the device where masks are scored.
+    """Examples of a data split, in batches, on the device that masks are scored on.
 
     Resident examples move to the device once. Streamed examples are read again at every pass: a first batch that
     differs from that of the pass before is an error.
@@ -70,7 +70,7 @@ class ScoredExamples:
             self._held = self._moved(split.inputs, split.targets)
 
     def batches(self) -> Iterator[tuple[Nested, Any]]:
-        """Yield (inputs, targets) of all examples, one batch at a time, in the same order at every call."""
+        """Yield all examples in batches (inputs, targets), in the same order at every call."""
         if self._held is not None:
             for batch in batches_of(self._held, self._batch_size):
                 yield _aligned(batch[0]), batch[1]
@@ -85,7 +85,7 @@ class ScoredExamples:
         self._passed = True
 
     def whole(self) -> tuple[Nested, Any]:
-        """Return (inputs, targets) of all examples at once; streamed ones are read once and stay on the device."""
+        """Return (inputs, targets) of all examples at once; a streamed split is read once and kept on the device."""
         if self._held is None:
             inputs, targets = self._split.sample(len(self._split))
             self._check(inputs, targets)
@@ -109,7 +109,7 @@ class ScoredExamples:
 
 
 def batches_of(examples: tuple[Nested, Any], batch_size: int) -> Iterator[tuple[Nested, Any]]:
-    """Yield (inputs, targets) of examples in memory, one batch at a time, in order, as views."""
+    """Yield batches (inputs, targets) of examples in memory, in order. The tensors are views, not copies."""
     for start in range(0, n_examples(examples[0]), batch_size):
         yield take(examples[0], slice(start, start + batch_size)), take(examples[1], slice(start, start + batch_size))
 

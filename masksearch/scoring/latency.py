@@ -18,7 +18,7 @@ _BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128
 
 
 class LatencyShare:
-    """Measured cost of a mask of filters or blocks: latency of the pruned network / latency of the dense network.
+    """Measured cost of a mask of filters or blocks: the pruned network's latency / the dense network's latency.
 
     Both are medians of alternating runs. Measurements vary, so a search with this cost can't be repeated exactly. For
     small networks and small batches, the differences between masks may be smaller than the measurement noise.
@@ -55,7 +55,7 @@ class LatencyShare:
 
 
 def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[float], Mask]) -> float:
-    """Return the largest share of MACs at which a mask has at most ``share`` of the dense network's latency.
+    """Return the largest share of MACs to keep so that the pruned network takes at most ``share`` of the dense latency.
 
     Parameters
     ----------

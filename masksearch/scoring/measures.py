@@ -16,7 +16,7 @@ from masksearch.utils.nested import concatenate
 
 
 class Measure(Protocol):
-    """Protocol of a score over batches: ``update`` adds one batch, ``value`` returns the score of all batches."""
+    """Protocol of a score computed batch by batch: ``update`` adds a batch, ``value`` returns the score so far."""
 
     def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
         """Add a batch of ``n`` examples to the score; ``dense``: the dense network's outputs, or None if not needed."""
@@ -26,7 +26,7 @@ class Measure(Protocol):
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an accumulator of a score: the task's metric, minus its loss, or minus the distance to dense outputs."""
+    """Return an accumulator of a score: the task's metric, negative loss, or negative distance to dense outputs."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)

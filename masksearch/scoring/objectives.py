@@ -63,7 +63,7 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task = CLASSIFICATION) -> float:
-    """Return minus the mean loss of a masked network, with BatchNorm statistics computed from the given examples.
+    """Return minus a masked network's mean loss, with BatchNorm statistics computed anew from the given examples.
 
     Pruning shifts the inputs of later layers, so the running statistics of the trained network no longer fit (Li et al.
     2020, EagleEye). All examples form one batch: its statistics are the limit of re-estimation.
@@ -114,7 +114,7 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """Definition of an objective in ``OBJECTIVES``: a quantity that scores masks, and how it is computed.
+    """Definition of an objective (a quantity that scores masks) in the table ``OBJECTIVES``, and how it is computed.
 
     A row with ``of_logits`` alone is for classification. A row with ``of_task``, too, uses ``of_logits`` for
     classification and the quantity of the task for all other tasks.
@@ -131,7 +131,7 @@ class Objective:
     reconstructs: bool = False  # whether masked networks are repaired on calibration examples before they are measured
 
     def fits(self, task: Task) -> bool:
-        """Return whether this objective can be computed for the outputs of a task."""
+        """Return whether this objective can be computed from the network outputs of a task."""
         return task.classifies or self.of_logits is None or self.of_task is not None
 
 

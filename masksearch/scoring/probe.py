@@ -19,7 +19,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
-    """Raise an :class:`InputError` for inputs that are NaN or infinite, or labels outside 0 to ``classes`` - 1.
+    """Raise an :class:`InputError` if inputs are NaN or infinite, or if labels lie outside 0 to ``classes`` - 1.
 
     Labels are not checked if ``classes`` is None.
     """
@@ -64,7 +64,7 @@ class Probe:
 
     @property
     def returns_logits(self) -> bool:
-        """Whether the network returns one tensor of logits (n, classes), which the task uses as it is."""
+        """Whether the network returns one tensor of logits (n, classes), which the task's loss can use directly."""
         return self._task.output is None and isinstance(self._outputs, Tensor) and self._outputs.ndim == 2
 
     def check_logits(self, objective: object) -> None:

@@ -20,7 +20,7 @@ _HASH = 1 << 50  # a float has 53 bits
 
 @dataclass(frozen=True)
 class RankShare:
-    """Part of the examples on which one rank scores masks, and how the scores of all ranks are joined."""
+    """Examples on which one of torchrun's processes (ranks) scores masks, and how scores of all ranks are combined."""
 
     split: Any
     weight: float | None = None  # examples or tokens over which the rank's score is a mean; None: a score of all
@@ -28,7 +28,7 @@ class RankShare:
 
 
 def share_of_rank(split: Any, row: Objective, task: Task, has_logits: bool) -> RankShare:
-    """Return this rank's share of a data split for an objective, or the whole split if the score can't be split.
+    """Return this process's share of a data split, or the whole split if the objective's score can't be split.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def share_of_rank(split: Any, row: Objective, task: Task, has_logits: bool) -> R
 
 
 def equal_scores(proposals: Sequence[Proposal], scores: Sequence[Score], weight: float | None = None) -> list[Score]:
-    """Return the scores of masks over all ranks, equal on every rank; one reduction for all of them.
+    """Combine the scores that each process computed on its examples, in one reduction; all processes get equal scores.
 
     Parameters
     ----------

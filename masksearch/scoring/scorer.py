@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import LogitMeasure, Measure, new_measure
@@ -72,10 +73,11 @@ class Scorer:
     masks_per_pass : int, optional
         Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
         attribute of this name is 1 where the network or the objective allows no more.
-    calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, or Reconstruction
+    calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, Reconstruction or LayerLevels
         Inputs for the repair of masked networks, as for :func:`masksearch.reconstruct`: some hundred training examples,
-        none of them in the split. A ``Reconstruction`` of the network has them. The objective ``"reconstructed"`` needs
-        them, and no other objective takes them.
+        none of them in the split. A ``Reconstruction`` of the network has them. With ``LayerLevels``, masks of weights
+        only choose the layers' densities, and SparseGPT prunes the layers. The objective ``"reconstructed"`` needs
+        ``calibration``, and no other objective takes it.
 
     Raises
     ------
@@ -96,7 +98,7 @@ class Scorer:
         batch_size: int | None = None,
         fast: bool = True,
         masks_per_pass: int | None = None,
-        calibration: Nested | Iterable[Nested] | Reconstruction | None = None,
+        calibration: Nested | Iterable[Nested] | Reconstruction | LayerLevels | None = None,
     ) -> None:
         if not hasattr(split, "task") or not hasattr(split, "sample"):
             raise InputError(
@@ -126,6 +128,7 @@ class Scorer:
         self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
         self.masks_per_pass = 1
+        self._repair: Reconstruction | LayerLevels | None = None
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split, self._loss, self._fast = split, loss, fast
         self._held = RankShare(split)
@@ -166,7 +169,7 @@ class Scorer:
     def _choose_way(
         self,
         probe: Probe,
-        calibration: Nested | Iterable[Nested] | Reconstruction | None,
+        calibration: Nested | Iterable[Nested] | Reconstruction | LayerLevels | None,
         masks_per_pass: int | None,
     ) -> None:
         """Choose how masks are scored: set the function of a mask's value, the name of its path, and the reason."""
@@ -176,9 +179,10 @@ class Scorer:
             objective = partial(self._row.of_network, **extras)
             self._value = _value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
-            if not isinstance(calibration, Reconstruction):
+            if not isinstance(calibration, Reconstruction | LayerLevels):
                 calibration = Reconstruction(self._model, self.space, calibration)
-            repaired, dense = calibration, DenseOutputs(self._model, self._task)
+            self._repair = repaired = calibration
+            dense = DenseOutputs(self._model, self._task)
             self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
             self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
         elif self._why or measure is None:
@@ -222,7 +226,10 @@ class Scorer:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether scores depend on earlier scorings, as an objective of your own declares by this attribute."""
+        """Whether a mask's score depends on masks scored before; your own objective can say so by an attribute.
+
+        The attribute has the same name, ``depends_on_order``.
+        """
         return bool(getattr(self.objective, "depends_on_order", False))
 
     @property
@@ -268,12 +275,12 @@ class Scorer:
 
     @property
     def refresh_every(self) -> int:
-        """Number of masks that are scored between two calls of :meth:`refresh`; searches save checkpoints then."""
+        """Number of scored masks between two calls of :meth:`refresh`; searches save checkpoints at these calls."""
         path = self._accuracy or self._path
         return 1 if path is None else path.refresh_every
 
     def refresh(self) -> None:
-        """Drop all results that are cached from earlier masks, and with them accumulated rounding errors."""
+        """Drop all results that are cached from earlier masks, and thereby accumulated rounding errors."""
         if path := self._accuracy or self._path:
             path.refresh()
         self._since_refresh = 0
@@ -284,9 +291,15 @@ class Scorer:
         if n >= self._n_examples:
             return self
         if n not in self._parts:
-            split, loss, fast = self._split[:n], self._loss, self._fast
-            scorer = Scorer(self._model, self.space, split, self.objective, loss=loss, device=self._device, fast=fast)
-            self._parts[n] = scorer
+            self._parts[n] = self._copy(
+                self._model,
+                self.space,
+                self._split[:n],
+                self.objective,
+                calibration=self._repair,
+                batch_size=None,
+                masks_per_pass=None,
+            )
         return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:

@@ -33,14 +33,14 @@ Neighbourhood = Partition | LayeredPartition | GroupPartition | BudgetPartition 
 
 @dataclass
 class Chain:
-    """One walk of simulated annealing from mask to mask: its current mask, the mask's score, and the swaps to draw."""
+    """One walk of simulated annealing from mask to mask: its current mask, and the score of that mask."""
 
     neighbourhood: Neighbourhood  # draws and applies swaps of the current mask
     current: Mask
     value: float = math.nan  # score of the current mask; NaN until it has been scored
 
     def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
-        """Draw a swap of kept for pruned units that the problem allows; return the empty swap after 100 failures."""
+        """Draw a swap of kept for pruned units that leads to an allowed mask; after 100 failures, the empty swap."""
         for attempt in range(_TRIES):
             move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
             if len(move) and problem.allows(self.neighbourhood.kept_after(move)):
@@ -48,19 +48,19 @@ class Chain:
         return Move.nowhere()
 
     def accept(self, proposal: Proposal, value: float) -> None:
-        """Make a proposed mask, which has the score ``value``, the current mask of the annealing chain."""
+        """Make a proposed mask the current mask of this annealing walk; ``value`` is the score of the mask."""
         self.neighbourhood.make(proposal.move)
         self.current, self.value = proposal.mask, value
 
     def copy_from(self, other: "Chain") -> None:
-        """Replace the current mask and score of this annealing chain by those of another chain."""
+        """Continue this annealing walk from the current mask and score of another walk."""
         self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
         self.current, self.value = other.current, other.value
 
 
 @dataclass
 class AnnealingState:
-    """State from which simulated annealing resumes: random generator, chains, and estimates from past scores."""
+    """State from which simulated annealing resumes: random generator, walks (chains), and measured score losses."""
 
     rng: np.random.Generator  # draws moves and thresholds
     chains: list[Chain]
@@ -74,7 +74,7 @@ class AnnealingState:
 
 @dataclass
 class Annealing(Searcher):
-    """Simulated annealing: swap kept for pruned units, accept fewer and fewer worse masks (Kirkpatrick et al. 1983).
+    """Simulated annealing: swap kept for pruned units, accept worse masks less and less (Kirkpatrick et al. 1983).
 
     A move swaps ``radius`` kept units for as many pruned units: anywhere in the network, or, for a share ``within`` of
     the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is
@@ -97,25 +97,25 @@ class Annealing(Searcher):
     """
 
     radius_start: float = 0.01
-    """Size of a move at the start, as a share of the largest possible swap of kept for pruned units."""
+    """Number of units that a move swaps at the start, as a share of the most that could be swapped."""
     radius_end: float = 0.0001
-    """Size of a move at the end, as a share of the largest possible swap; at least one unit."""
+    """Number of units that a move swaps at the end, as a share of the most that could be swapped; at least one unit."""
     accept_start: float = 0.1
-    """Share of moves to lower scores that are accepted at the start."""
+    """Share of the score-lowering moves that are accepted at the start."""
     accept_end: float = 0.01
-    """Share of moves to lower scores that are accepted at the end."""
+    """Share of the score-lowering moves that are accepted at the end."""
     within: float = 0.0
-    """Share of moves that swap units within one layer, not across layers; always 1 with a density per layer."""
+    """Share of the moves that swap units within a layer, not across layers; 1 if every layer has a given density."""
     densities: bool = False
-    """Search only the layers' densities; within a layer, the first saliency or a random order ranks the units."""
+    """Search only the layers' densities; within a layer, units are kept in the order of a saliency or at random."""
     chains: int = 1
     """Number of annealing walks (chains), which share the budget."""
     probe_first: int = 20
-    """Number of moves at the start that all get an exact score, from which the temperature is measured."""
+    """Number of moves at the start that are scored exactly, to measure the temperature."""
     probe_every: int = 20
-    """Number of moves from one exact score to the next, after the start; they measure the temperature."""
+    """After the start, one in this number of moves is scored exactly, to measure the temperature."""
     scope: Scope = "global"
-    """How a random start mask spreads its density over the layers: "global", "layerwise" or "erk"."""
+    """How the density of a random start mask is divided among the layers: "global", "layerwise" or "erk"."""
 
     def __post_init__(self) -> None:
         check_numbers(self, chains=10_000)
@@ -273,12 +273,12 @@ class Annealing(Searcher):
 
     @property
     def progress(self) -> float:
-        """Return the share of the search's budget that has been used, in [0, 1]."""
+        """Return the share of the search's budget that is used up, in [0, 1]."""
         return min(1.0, self.problem.budget.spent(self.state.scorings, self.state.seconds))
 
     @property
     def radius(self) -> int:
-        """Return how many kept units the next move swaps for pruned units; with ``densities``, the largest number."""
+        """Return how many kept units the next move swaps for pruned units; with ``densities``, the most it may swap."""
         largest = self.state.chains[0].neighbourhood.max_radius
         if self.densities:
             return max(1, largest)
@@ -287,7 +287,7 @@ class Annealing(Searcher):
 
     @property
     def temperature(self) -> float:
-        """Return the annealing temperature, in units of the score; 0 until a move has lowered an exact score.
+        """Return the annealing temperature, in units of the score; 0 until an exactly scored move lowers the score.
 
         A move that lowers the score by more is accepted less often.
         """
@@ -298,7 +298,7 @@ class Annealing(Searcher):
 
     @property
     def incumbent(self) -> Mask:
-        """Return the current mask of the first annealing chain."""
+        """Return the current mask of the first of the annealing walks."""
         return self.state.chains[0].current
 
     def metrics(self) -> dict[str, float]:  # noqa: D102

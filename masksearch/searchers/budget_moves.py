@@ -18,13 +18,13 @@ _ROUNDS = 4  # in which layers gain steps; the first layer whose next step doesn
 
 
 def needs_budget_moves(problem: Problem) -> bool:
-    """Return whether plain swaps of units could break a limit on masks: a ``multiple_of``, or a budget of blocks."""
+    """Return whether swapping units could break a limit on masks: ``multiple_of``, or a budget that counts blocks."""
     limits = problem.space.limits
     return problem.space.nested or (limits is not None and limits.stepped and problem.amount.per_layer is None)
 
 
 class BudgetPartition(BitPartition):
-    """Current mask of a search, with moves that fit the budget: swaps within a layer, or between layers.
+    """Current mask of a search, with moves that keep it within the budget: swaps in a layer, or between layers.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class BudgetPartition(BitPartition):
         self._exact = problem.hold == "units" and not self._limits.stepped
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a move that prunes about ``radius`` units and keeps others again, so that the mask fits the budget.
+        """Draw a move that prunes about ``radius`` units and regrows others, so that the mask fits the budget.
 
         The empty move if there is none.
         """
@@ -57,7 +57,7 @@ class BudgetPartition(BitPartition):
         return self._swapped_within(radius, rng)
 
     def settled(self, bits: np.ndarray, rng: np.random.Generator) -> Move:
-        """Return the move from the current mask to one that fits the budget and is near ``bits``, bool (n_units,).
+        """Return the move from the current mask to one that fits the budget and is close to the mask ``bits``.
 
         The empty move if there is none.
         """

@@ -22,7 +22,7 @@ _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it coun
 
 @dataclass
 class EDAState:
-    """State from which an :class:`EDA` search resumes: probabilities of the units, and the generation's best masks.
+    """State from which :class:`EDA` resumes: the probability to keep each unit, and the best masks of this generation.
 
     The random generator is saved apart.
     """
@@ -36,7 +36,7 @@ class EDAState:
 
 @dataclass
 class EDA(Searcher):
-    """Estimation of distribution: learn the probability that good masks keep each unit, and draw masks from it.
+    """Estimation of distribution: learns with which probability good masks keep each unit, and draws masks from that.
 
     All units are independent. Every unit has a probability of being kept. A generation of masks is drawn from them;
     then the probabilities move by ``rate`` towards the shares in which its best masks keep each unit: Baluja 1994

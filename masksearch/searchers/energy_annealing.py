@@ -28,20 +28,20 @@ _LEAST_SCORES = 4  # scores from which coefficients are fitted
 
 @dataclass
 class Passed:
-    """A mask that a walk from mask to mask has visited, and the terms of its energy, float64 (n_terms,)."""
+    """A mask that an annealing walk has visited, with the terms whose weighted sum estimates its damage."""
 
     mask: Mask
     terms: np.ndarray
 
     @classmethod
     def by(cls, walk: Walk) -> "Passed":
-        """Return the current mask of a walk, with the terms of its energy."""
+        """Return the current mask of a walk, together with the terms of its estimated damage (energy)."""
         return cls(walk.mask(), walk.state.terms())
 
 
 @dataclass
 class EnergyAnnealingState:
-    """State from which annealing on an energy resumes: masks of the walks, coefficients, and scored masks."""
+    """State from which :class:`EnergyAnnealing` resumes: random generator, coefficients, best and scored masks."""
 
     rng: np.random.Generator  # draws moves and acceptances
     leader: Mask  # mask of the highest score, where the walks of a round begin
@@ -58,7 +58,7 @@ class EnergyAnnealingState:
 
 @dataclass
 class EnergyAnnealing(Searcher):
-    """Simulated annealing on an estimate of the damage by pruning, which a few scores of masks calibrate.
+    """Simulated annealing on an estimate (energy) of the damage by pruning, which a few scored masks calibrate.
 
     The problem has an ``energy``, a sum of terms that is updated in microseconds per move; for filters it is
     :func:`masksearch.repair_energy`. Several walks, each at its own temperature, swap units of one layer, which keeps
@@ -76,17 +76,17 @@ class EnergyAnnealing(Searcher):
     needs_energy: ClassVar[bool] = True
 
     moves: int = 100_000
-    """Number of moves (small changes of a mask) of all walks in the whole search."""
+    """Number of small changes of a mask (moves) that all walks make together in the whole search."""
     replicas: int = 4
-    """Number of annealing walks, each at its own temperature."""
+    """Number of annealing walks from mask to mask, each at its own temperature."""
     exchanges: float = 0.1
-    """Share of moves that exchange units between layers; none if every layer has a given density."""
+    """Share of the moves that exchange units between layers; there are none if every layer has a given density."""
     states: int = 30
-    """Number of masks that are scored after each round; then the energy's coefficients are fitted to the scores."""
+    """Number of masks that are scored after each round of annealing, to calibrate the estimate of the damage."""
     accept_hot: float = 0.2
-    """Probability that the walk of highest temperature accepts an average increase of the energy."""
+    """Probability that the hottest walk accepts a move that increases the estimated damage by an average amount."""
     accept_cold: float = 0.001
-    """Probability that the walk of lowest temperature accepts an average increase of the energy."""
+    """Probability that the coldest walk accepts a move that increases the estimated damage by an average amount."""
 
     def __post_init__(self) -> None:
         for name in ("moves", "replicas", "states"):

@@ -15,7 +15,7 @@ _TRIES = 10  # pairs of layers that are drawn until units can be exchanged
 
 
 class Walk:
-    """Random walk over the masks that a problem allows; Metropolis' rule on the problem's energy accepts moves.
+    """Random walk over allowed masks; it accepts moves by Metropolis' rule on the masks' energy (estimated damage).
 
     Parameters
     ----------
@@ -42,24 +42,24 @@ class Walk:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether the walk has no move left: no units can be swapped within a layer or exchanged between layers."""
+        """Whether the walk has no move left: neither a swap within a layer nor an exchange between layers."""
         return not (self.can_swap or self.can_exchange)
 
     @property
     def can_swap(self) -> bool:
-        """Whether any layer has both kept and pruned units, which the walk can swap."""
+        """Whether at least one layer has both kept and pruned units, so that the walk can swap two of them."""
         return bool(((self.kept > 0) & (self.kept < self._sizes)).any())
 
     @property
     def can_exchange(self) -> bool:
-        """Whether the walk can prune units of one layer and keep pruned units of another layer again."""
+        """Whether the walk can prune units of one layer and regrow units of another."""
         open_layers = (self.kept > self._least).any() and (self.kept < self._sizes).any()
         return self._exchanges and len(self.kept) > 1 and bool(open_layers)
 
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try up to 16 random swaps within a layer (at most ``most``) until one is accepted; return how many."""
+        """Try up to 16 random swaps within layers (at most ``most``) until one is accepted; return the tries made."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
@@ -75,7 +75,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return the energy increases among about ``n`` random swaps, or of single units if no swap is possible."""
+        """Return by how much random moves raise the energy (estimated damage); about ``n`` moves are tried."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:
@@ -86,7 +86,7 @@ class Walk:
     # Exchanges drop units of one layer and regrow as many of another one as the budget allows.
 
     def exchange(self, temperature: float) -> None:
-        """Try to prune units of one layer and keep units of another again; then use up the rest of the budget."""
+        """Try to prune units of one layer and regrow units of another; if accepted, use the rest of the budget."""
         for _ in range(_TRIES):
             sources, room = np.flatnonzero(self.kept > self._least), np.flatnonzero(self.kept < self._sizes)
             source, target = int(self._rng.choice(sources)), int(self._rng.choice(room))
@@ -103,7 +103,7 @@ class Walk:
                 return
 
     def fill(self) -> None:
-        """Keep pruned units again while the budget of parameters or MACs allows it: best units of random layers."""
+        """Regrow the best pruned units of random layers as far as the budget of parameters or MACs allows it."""
         if self._problem.hold == "units" or not self._exchanges:
             return
         for layer in self._rng.permutation(len(self.kept)).tolist():
@@ -153,7 +153,7 @@ class Walk:
     # The end of a search: no swap within a layer lowers the energy any more.
 
     def descend(self) -> None:
-        """Make the best swap of each layer again and again, until no swap of promising units lowers the energy."""
+        """Make, layer by layer, the swap that lowers the energy most, until no tried swap lowers it any more."""
         for layer in range(len(self.kept)):
             while 0 < self.kept[layer] < self._sizes[layer]:
                 kept, pruned = (self._cheapest(layer, side, _CANDIDATES, 0.0) for side in (True, False))

@@ -43,7 +43,7 @@ class _Member:
 
 @dataclass
 class EvolutionState:
-    """State from which an evolution of masks resumes: its population and random generator.
+    """State from which :class:`Evolution` resumes: its population of masks and its random generator.
 
     The generator of the first masks is saved apart.
     """
@@ -55,7 +55,7 @@ class EvolutionState:
 
 @dataclass
 class Evolution(Searcher):
-    """Evolve a population of masks: a child of two masks replaces the worse parent, unless it scores lower.
+    """Evolution of masks: a child of two masks takes the place of the worse parent unless the child scores lower.
 
     The evolution is steady-state: one child at a time. Replacing a parent, not the worst member, keeps the population
     diverse (crowding, Mahfoud 1995), which crossover needs. The better parent is the base of the move, so that

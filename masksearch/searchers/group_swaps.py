@@ -13,7 +13,7 @@ from masksearch.utils.errors import InputError
 
 
 class BitPartition(ABC):
-    """Current mask of a search as an array of bits, in a space that restricts which moves are allowed.
+    """Current mask of a search as an array of bits, for spaces in which not every swap of units is allowed.
 
     Parameters
     ----------
@@ -28,34 +28,34 @@ class BitPartition(ABC):
 
     @property
     def n_kept(self) -> int:
-        """Return the number of kept units of the search's current mask."""
+        """Return how many units the search's current mask keeps."""
         return int(self._kept.sum())
 
     @property
     def max_radius(self) -> int:
-        """Return the most units that a swap can prune: the smaller of the numbers of kept and pruned units."""
+        """Return the most units that a swap can prune: the smaller one of the numbers of kept and pruned units."""
         return min(self.n_kept, len(self._bits) - self.n_kept)
 
     @abstractmethod
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random move that prunes about ``radius`` kept units of the current mask."""
+        """Draw a random move that prunes about ``radius`` kept units of the search's current mask."""
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
+        """Return how many units each layer would keep after a move, as an int64 array of shape (n_layers,)."""
         return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a move (units to prune and units to keep again) to the search's current mask."""
+        """Apply a move, which prunes some units and regrows others, to the search's current mask."""
         self._kept = self.kept_after(move)
         self._bits[move.dropped] = False
         self._bits[move.regrown] = True
 
     def mask(self) -> Mask:
-        """Return the search's current mask, in O(n_units) time."""
+        """Return the search's current mask as a Mask object, which takes O(n_units) time."""
         return Mask(self.space, torch.from_numpy(self._bits.copy()))
 
     def state_dict(self) -> dict[str, object]:
-        """Return the bits of the search's current mask, from which an interrupted search resumes."""
+        """Return the bits of the search's current mask, from which an interrupted search can resume."""
         return {"bits": self._bits.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ class BitPartition(ABC):
 
 
 class GroupPartition(BitPartition):
-    """Current mask of a search under N:M sparsity, whose swaps stay within groups of m weights.
+    """Current mask of a search with N:M sparsity; its swaps exchange weights of the same group of M weights.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ class GroupPartition(BitPartition):
             )
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a swap of ``radius`` kept units, at most ``max_radius``, for pruned units of the same N:M groups."""
+        """Draw a swap of ``radius`` kept weights (at most ``max_radius``), each for a pruned one of its N:M group."""
         return swapped_in_groups(self._bits, self._group, min(radius, self.max_radius), rng)
 
 
 def swapped_in_groups(bits: np.ndarray, group: int, radius: int, rng: np.random.Generator) -> Move:
-    """Draw a swap of ``radius`` kept units, each for a pruned unit of the same ``group`` consecutive units.
+    """Draw a swap of ``radius`` pairs of a kept and a pruned unit; each pair lies in one group of ``group`` units.
 
     Parameters
     ----------

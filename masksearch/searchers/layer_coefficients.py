@@ -19,7 +19,7 @@ ALLOCATIONS = ("prior", "saliency", "affine")
 
 @dataclass
 class CoefficientState:
-    """State from which a search of layers' coefficients resumes: random generator, and scored coefficients."""
+    """State from which :class:`LayerCoefficients` resumes: random generator, and coefficients with their scores."""
 
     rng: np.random.Generator
     start_is_due: bool  # whether the given start mask is still to be proposed
@@ -32,7 +32,7 @@ class CoefficientState:
 
 @dataclass
 class LayerCoefficients(LevelSearcher):
-    """Search a few numbers per layer, from which a dynamic programme or one ranking of all units makes a mask.
+    """Search one or two numbers per layer that decide the layers' densities, by a dynamic programme or a ranking.
 
     The first mask has equal coefficients: it is the allocation without a search. Random coefficients follow, then
     changes of some coefficients of a parent.
@@ -48,15 +48,15 @@ class LayerCoefficients(LevelSearcher):
     """
 
     allocation: str = "prior"
-    """How coefficients become a mask: "prior" or "saliency" (dynamic programme), or "affine" (one ranking)."""
+    """How the numbers per layer become a mask: "prior" or "saliency" (dynamic programme), or "affine" (one ranking)."""
     first: int = 100
-    """Largest number of masks with random coefficients at the start; at most half of the budget."""
+    """Largest number of masks at the start for which coefficients are drawn at random; at most half of the budget."""
     change: float = 0.1
-    """Share of a parent's coefficients that its child draws anew; at least one coefficient."""
+    """Share of the parent's coefficients that are drawn anew for its child; at least one coefficient."""
     population: int = 0
-    """Number of the last scored coefficients from which parents are drawn; 0: the parent is the best so far."""
+    """How many of the last scored coefficients may become parents; 0: only those with the highest score so far."""
     tournament: int = 16
-    """Number of members drawn from the population, the best of which becomes the parent."""
+    """Number of candidates drawn from the population, of which the one with the highest score becomes the parent."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,12 +69,12 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search factors of layers' assumed loss; the factors give the densities (SPDY, Frantar & Alistarh 2022)."""
+        """Search a factor of each layer's assumed loss, to choose densities (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search factors of layers' pruned saliency; the factors give the densities (ZipLM, Kurtic et al. 2023)."""
+        """Search a factor of each layer's pruned saliency, to choose densities (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod

@@ -28,35 +28,35 @@ class _ByLayer:
 
     @property
     def n_kept(self) -> int:
-        """Number of kept units."""
+        """Number of units that the current mask keeps."""
         return int(self._kept.sum())
 
     @property
     def max_radius(self) -> int:
-        """Largest number of units that a swap can prune: the smaller of the numbers of kept and pruned units."""
+        """The most units that a swap can prune: the smaller one of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
+        """Return how many units each layer would keep after a move, as an int64 array of shape (n_layers,)."""
         return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def mask(self) -> Mask:
-        """Return the current mask, in O(n_units) time."""
+        """Return the current mask as a Mask object, which takes O(n_units) time."""
         runs = zip(self.space.starts, self._kept, strict=True)
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
     def state_dict(self) -> dict[str, object]:
-        """Return the order of the units, on which random draws depend, and the number of kept units per layer."""
+        """Return the current mask for a checkpoint: the order of its units, and the number of kept units per layer."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the current mask of the search from what :meth:`state_dict` returned."""
+        """Restore the search's current mask from what :meth:`state_dict` returned."""
         self._order = np.array(state["order"], dtype=np.int64)
         self._kept = np.array(state["kept"], dtype=np.int64)
 
 
 class LayeredPartition(_ByLayer):
-    """Current mask of a search, stored so that swaps of units within layers or across layers are drawn fast.
+    """Current mask of a search, stored so that random swaps within a layer or between layers are drawn fast.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class LayeredPartition(_ByLayer):
 
     @property
     def max_radius(self) -> int:
-        """Return the most units that a swap can prune; for swaps within layers, the sum over the layers."""
+        """Return the largest number of units that a swap can prune; if swaps stay within layers, summed over layers."""
         return int(self._swappable.sum()) if self.within == 1 else super().max_radius
 
     @property
@@ -83,7 +83,7 @@ class LayeredPartition(_ByLayer):
         return np.minimum(self._kept, self._sizes - self._kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units.
+        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for the same number of pruned units.
 
         A swap within layers is divided over them at random, in proportion to the layers' largest swaps.
         """
@@ -113,7 +113,7 @@ class LayeredPartition(_ByLayer):
         return Move(self._order[np.concatenate(out)], self._order[np.concatenate(back)])
 
     def make(self, move: Move) -> None:
-        """Apply a move (units to prune and units to keep again) to the search's current mask."""
+        """Apply a move, which prunes some units and regrows others, to the search's current mask."""
         layers_out, layers_back = self.space.layer_of(move.dropped), self.space.layer_of(move.regrown)
         for layer in np.union1d(layers_out, layers_back):
             out, back = move.dropped[layers_out == layer], move.regrown[layers_back == layer]
@@ -146,7 +146,7 @@ class LayeredPartition(_ByLayer):
 
 
 class RankedLayers(_ByLayer):
-    """Current mask of a search over layer densities: each layer keeps the first units of a fixed ranking.
+    """Current mask of a search of layers' densities: every layer keeps its best units by a fixed ranking.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class RankedLayers(_ByLayer):
         super().__init__(space, np.concatenate(orders), kept_per_layer)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random move that prunes the last-ranked kept units of one layer and keeps as many of another again.
+        """Draw a random move that prunes a layer's lowest-ranked kept units and regrows as many units of another layer.
 
         The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
         most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
@@ -214,12 +214,12 @@ class RankedLayers(_ByLayer):
         return Move(np.concatenate(out), np.concatenate(back))
 
     def make(self, move: Move) -> None:
-        """Apply a move that :meth:`draw` returned to the search's current mask."""
+        """Apply a move that :meth:`draw` has returned to the search's current mask."""
         self._kept = self.kept_after(move)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Divide ``radius`` swaps over layers at random, at most ``room`` in each; return counts, int64 (n_layers,)."""
+    """Divide ``radius`` swaps among layers at random, at most ``room`` for each; return the swaps per layer."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

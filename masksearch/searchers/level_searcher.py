@@ -16,7 +16,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 class RankedUnits:
-    """Units of each layer, ranked by the problem's first saliency, and how many of them a searcher may keep.
+    """Units of each layer, ranked by the problem's first saliency, and the numbers of units that a layer may keep.
 
     A level is a number of kept units. Masks have the exact density of the problem: layers are filled up to the budget.
 
@@ -64,7 +64,7 @@ class RankedUnits:
         self.levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), whole)
 
     def relative_losses(self) -> list[np.ndarray]:
-        """Return, per layer, the pruned share of its saliency at each level (number of kept units), float64."""
+        """Return, for each layer, the share of its saliency that is pruned at each possible number of kept units."""
         losses = []
         for kept, values in zip(self.levels.kept, self._values, strict=True):
             sums = np.concatenate([[0.0], values.cumsum()])
@@ -72,7 +72,7 @@ class RankedUnits:
         return losses
 
     def start(self) -> np.ndarray:
-        """Return similar levels of all layers that use up the budget; with blocks, those of the ranking of all units.
+        """Return each layer's level (index of its number of kept units) at the start: about equal densities.
 
         Levels are indices, int64 (n_layers,).
         """
@@ -84,14 +84,14 @@ class RankedUnits:
         return np.array([max(0, int(np.searchsorted(own, number, "right")) - 1) for own, number in pairs])
 
     def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask at one level (kept units) per layer, int64 (n_layers,), and more where the budget allows.
+        """Return the mask at one level (index of a number of kept units) per layer; it keeps more if the budget allows.
 
         Layers get more units in ``order`` while the budget allows it; by default, those of the smallest share first.
         """
         return self.mask_of(self.levels.numbers(levels), order)
 
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask with ``kept`` units per layer, int64 (n_layers,), and more where the budget allows.
+        """Return the mask that keeps ``kept`` units per layer, and further units if the budget allows more.
 
         Layers get more units in ``order``; by default, those of the smallest share first. Removed blocks stay removed.
         """
@@ -102,7 +102,7 @@ class RankedUnits:
         return self.exactly(self.widened(kept, order))
 
     def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
-        """Return kept units per layer, int64 (n_layers,), raised layer by layer in ``order`` within the budget."""
+        """Raise the numbers of kept units per layer, layer by layer in ``order``, as far as the budget allows."""
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
             problem = self.problem
@@ -113,7 +113,7 @@ class RankedUnits:
         return kept
 
     def exactly(self, kept: np.ndarray) -> Mask:
-        """Return the mask that keeps each layer's ``kept`` best-ranked units, int64 (n_layers,), at any cost."""
+        """Return the mask that keeps the ``kept`` best-ranked units of each layer, whatever it costs."""
         return Mask.of_units(
             self.problem.space, np.concatenate([units[:n] for units, n in zip(self.units, kept, strict=True)])
         )
@@ -121,10 +121,10 @@ class RankedUnits:
 
 @dataclass
 class LevelSearcher(Searcher):
-    """Base class of searchers that choose one of a few densities (levels) for each layer."""
+    """Base class of searchers that choose each layer's density among a few values (levels)."""
 
     levels: int = 10
-    """Number of evenly spaced densities per layer, among which the search chooses."""
+    """Number of evenly spaced densities among which the search chooses for each layer."""
 
     refuses_problems = True
     takes_blocks: ClassVar[bool] = False  # whether blocks are layers of two levels

@@ -18,7 +18,7 @@ _SWITCHES = 3  # most switches of a child: the smaller of two draws from 1 to th
 
 @dataclass
 class SwitchState:
-    """State from which :class:`LevelSwitches` resumes: the parent mask, and the child masks of the generation.
+    """State from which :class:`LevelSwitches` resumes: the parent mask, and the child masks of this generation.
 
     A mask is an int64 array (n_layers + 1,): the layers' levels, and the number of the random order of the units, which
     is used if the problem has no saliency.
@@ -36,7 +36,7 @@ class SwitchState:
 
 @dataclass
 class LevelSwitches(LevelSearcher):
-    """Evolve layer densities: raise some layers, lower others, select children in steps (Sieberling et al. 2025).
+    """Evolve layers' densities: children raise some and lower others, the best survive (Sieberling et al. 2025).
 
     The search of EvoPress. Every generation has some children. All are scored on a small share of the examples, the
     best of them on more, and the last on all. The last replaces the parent unless its score is lower. Scores of
@@ -49,9 +49,9 @@ class LevelSwitches(LevelSearcher):
     takes_blocks = True
 
     children: tuple[int, ...] = (16, 4, 1)
-    """Number of children that are scored in each step of the selection."""
+    """Numbers of children that are scored in the successive selection steps of a generation."""
     shares: tuple[float, ...] = (0.0625, 0.25, 1.0)
-    """Share of the examples on which each step of the selection scores its children; 1.0 in the last step."""
+    """Shares of the examples on which the successive selection steps score their children; the last one is 1.0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

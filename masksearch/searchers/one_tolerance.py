@@ -14,7 +14,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass
 class ToleranceState:
-    """State from which :class:`OneTolerance` resumes: how much pruning of single layers has lowered the score."""
+    """State from which :class:`OneTolerance` resumes: by how much pruning single layers has lowered the score."""
 
     start_is_due: bool  # whether the given start mask is still to be proposed
     round: int = 0  # number of finished allocations
@@ -24,7 +24,7 @@ class ToleranceState:
 
 @dataclass
 class OneTolerance(LevelSearcher):
-    """Prune each layer as far as a tolerance of the score allows; all layers have the same tolerance (FastNAS).
+    """Prune each layer as far as its loss of score stays below a tolerance, equal for all layers (FastNAS).
 
     The search of NVIDIA ModelOpt's FastNAS. First the full mask is scored, then masks that prune one layer to one of
     its levels (probes, which break the density and are never the best). A layer's losses are made monotone. The

@@ -10,7 +10,7 @@ from masksearch.core.mask import Mask, Move
 
 
 class Partition:
-    """Current mask of a search as an array of unit indices, kept units first; a swap of r units takes O(r) time.
+    """Current mask of a search as an array of units, kept ones first; swapping r units takes O(r) time.
 
     Parameters
     ----------
@@ -31,33 +31,33 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """Return the most units that a swap can prune: the smaller of the numbers of kept and pruned units."""
+        """Return the most units that a swap can prune: the smaller one of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units."""
+        """Draw a random swap of min(``radius``, ``max_radius``) kept units for the same number of pruned units."""
         radius = min(radius, self.max_radius)
         out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
         return Move(self._order[out], self._order[self.n_kept + back])
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
+        """Return how many units each layer would keep after a move, as an int64 array of shape (n_layers,)."""
         return self._kept_per_layer - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a swap, which prunes units and keeps as many others again, to the search's current mask."""
+        """Apply a swap, which prunes some units and regrows as many others, to the search's current mask."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
         self._kept_per_layer = self.kept_after(move)
 
     def mask(self) -> Mask:
-        """Return the search's current mask, in O(n_units) time."""
+        """Return the search's current mask as a Mask object, which takes O(n_units) time."""
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, object]:
-        """Return the current mask as its number of kept units and the units' order, on which random draws depend."""
+        """Return the current mask for a checkpoint: the number of kept units, and the order of all units."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -66,5 +66,5 @@ class Partition:
 
 
 def per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
-    """Return how many of the given unit indices belong to each layer, int64 (n_layers,)."""
+    """Return how many of the given units each layer has, as an int64 array of shape (n_layers,)."""
     return np.bincount(space.layer_of(units), minlength=len(space.layers))

@@ -13,7 +13,7 @@ from masksearch.utils.seeds import torch_generator
 
 @dataclass
 class RandomSearchState:
-    """State from which a random search resumes: whether a given start mask still has to be proposed.
+    """State from which a random search resumes: whether the user's start mask has still to be proposed.
 
     The random generator is saved apart.
     """
@@ -23,7 +23,7 @@ class RandomSearchState:
 
 @dataclass
 class RandomSearch(Searcher):
-    """Random search: draw masks of the given density, independently and uniformly (Bergstra & Bengio 2012)."""
+    """Random search: draws masks of the problem's density, uniformly and independently (Bergstra & Bengio 2012)."""
 
     scope: Scope = "global"  # "global", or fixed densities of the layers, a stronger baseline: "layerwise" or "erk"
 

@@ -34,22 +34,22 @@ class Searcher(ABC):
     """
 
     settings_group: ClassVar[str | None] = None
-    """Name of the group of sweep settings that are also fields of the searcher; None: there is no such group."""
+    """Name of the group of a sweep's settings that set fields of this searcher; None if there is no such group."""
 
     ranks_units: ClassVar[bool] = False
-    """Whether every proposed mask keeps the top units of a ranking, which ``Problem.refine`` can improve."""
+    """Whether each proposed mask keeps the top units of some ranking, so that ``Problem.refine`` can improve it."""
 
     names_saliency: ClassVar[bool] = False
-    """Whether the field ``saliency`` must name the saliency from which a search starts."""
+    """Whether the searcher has a field ``saliency``, which must name the saliency from which a search starts."""
 
     refuses_problems: ClassVar[bool] = False
-    """Whether :meth:`start` raises an error for some problems with a single density, as for too many parameters."""
+    """Whether :meth:`start` refuses some problems of one density with an error, such as those with many parameters."""
 
     needs_energy: ClassVar[bool] = False
-    """Whether the problem must have an ``energy``, which estimates a mask's damage without scoring the mask."""
+    """Whether the problem must have an ``energy``, which is an estimate of the damage by a mask without scoring it."""
 
     takes_criterion_start: ClassVar[bool] = True
-    """Whether ``ms.compress`` and ``masksearch run`` start a search on trained weights from a criterion's mask."""
+    """Whether a search on trained weights starts, unless told otherwise, from the mask of a criterion."""
 
     problem: Problem
     generator: torch.Generator
@@ -59,7 +59,7 @@ class Searcher(ABC):
         return f"{type(self).__name__}()"
 
     def identity(self) -> dict[str, object]:
-        """Return the class name and all non-default settings as a JSON dict, equal only for equal searchers."""
+        """Return the class's name and all settings that differ from their default, as a dict that JSON can store."""
         identity: dict[str, object] = {"class": type(self).__qualname__}
         own: tuple[Field[object], ...] = fields(self) if is_dataclass(self) else ()
         for item in own:
@@ -69,17 +69,17 @@ class Searcher(ABC):
         return identity
 
     def start(self, problem: Problem) -> None:
-        """Begin a new search for ``problem``, and discard the state of any earlier search."""
+        """Begin a new search for ``problem``; the state of any earlier search is discarded."""
         self.problem = problem
         self.generator = torch_generator(problem.seed, type(self).__name__)
         self.reset()
 
     def reset(self) -> None:  # noqa: B027 (may be left out)
-        """Set ``self.state`` for a new search; override this method if the searcher has a state."""
+        """Set ``self.state`` at the beginning of a search. Override this method in searchers that have a state."""
 
     @abstractmethod
     def ask(self, n: int = 1) -> list[Proposal]:
-        """Return 1 to ``n`` proposals, which are masks to be scored; an empty list ends the search.
+        """Return the next masks to be scored, as 1 to ``n`` proposals; an empty list ends the search.
 
         While other proposals wait for their scores (:attr:`supports_late_scores`), an empty list only means that the
         search asks again after the next score.
@@ -87,7 +87,7 @@ class Searcher(ABC):
 
     @abstractmethod
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:
-        """Learn from the scores of all masks that the last :meth:`ask` proposed, in the same order.
+        """Learn from the scores of the masks that :meth:`ask` proposed last; scores and masks are in the same order.
 
         A searcher that supports late scores gets any proposals that wait for their scores, the very objects. After a
         resume, it gets masks that it has proposed before.
@@ -95,7 +95,7 @@ class Searcher(ABC):
 
     @property
     def supports_resuming(self) -> bool:
-        """Whether an interrupted search can be saved, and later resumed with the same result.
+        """Whether an interrupted search can be saved and resumed, with the same result as without interruption.
 
         True for searchers with a ``self.state``, and for searchers without any attributes but dataclass fields,
         ``problem`` and ``generator``. Other searchers need a :meth:`state_dict` of their own.
@@ -108,7 +108,7 @@ class Searcher(ABC):
         return sorted(set(vars(self)) - settings - {"problem", "generator", "state"})
 
     def state_dict(self) -> dict[str, object]:
-        """Return the searcher's state as nested dicts, lists, numbers, strings, arrays and tensors.
+        """Return the searcher's state for a checkpoint, as nested dicts, lists, numbers, strings, arrays and tensors.
 
         Call it between a tell and the next ask.
 
@@ -126,7 +126,7 @@ class Searcher(ABC):
         return {"generator": self.generator.get_state(), "state": None if state is None else saved_state(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; call it after :meth:`start` with the same problem.
+        """Restore a state that :meth:`state_dict` returned. Call :meth:`start` with the same problem before.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Searcher(ABC):
         self.generator.set_state(state["generator"])
 
     def finish(self) -> None:
-        """Close files and write results at the end of a search; by default, do nothing.
+        """End a search: close files and write results, if the searcher has any; by default, do nothing.
 
         Called once by the loop after :meth:`start`, also after an error. The history is complete by then.
         """
@@ -152,17 +152,17 @@ class Searcher(ABC):
 
     @property
     def supports_costs(self) -> bool:
-        """Whether the searcher can search for the Pareto front of score and cost."""
+        """Whether the searcher can search for a Pareto front of score and cost."""
         return False
 
     @property
     def supports_late_scores(self) -> bool:
-        """Whether scores may come in any order, while other proposals wait for theirs, as from several workers."""
+        """Whether scores may be told in any order, as parallel workers finish, not only for all proposals at once."""
         return False
 
     @property
     def shares_trials(self) -> bool:
-        """Whether the searcher also learns from masks that other searches (with other seeds) have scored."""
+        """Whether the searcher also learns from masks that other searches have scored, such as those of other seeds."""
         return False
 
     def with_settings(self, **settings: Any) -> "Searcher":
@@ -170,7 +170,7 @@ class Searcher(ABC):
         return replace(self, **settings)  # type: ignore[type-var]
 
     def placed(self, folder: Path, study: str | None = None) -> "Searcher":
-        """Return a copy of the searcher that writes its files to ``folder``; itself if it writes no files.
+        """Return a copy of the searcher that writes its files to ``folder``; this searcher if it writes no files.
 
         Parameters
         ----------
@@ -182,19 +182,19 @@ class Searcher(ABC):
         return self
 
     def unplaced(self) -> "Searcher":
-        """Return the searcher, changed so that it writes no files and opens no storage, for checks before a search."""
+        """Return this searcher in a form that writes no files and opens no storage, for checks before a search."""
         return self
 
     @property
     def incumbent(self) -> Mask | None:
-        """Return the current mask of a searcher that moves from mask to mask, such as annealing; None for others."""
+        """Return the searcher's current mask if it moves from mask to mask, as annealing does; otherwise None."""
         return None
 
     @property
     def predicted_best(self) -> Mask | None:
-        """Return the mask that the searcher expects to score best, for noisy scores; None: it predicts none."""
+        """Return the mask that the searcher predicts to be best, of use with noisy scores; None if it predicts none."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return {name: number} of values that the searcher adds to the history, such as its present temperature."""
+        """Return {name: number} of values to record with each scored mask, such as the present temperature."""
         return {}

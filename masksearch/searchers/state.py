@@ -14,7 +14,7 @@ from masksearch.utils.errors import InputError
 
 
 def saved_state(state: Any) -> Any:
-    """Copy a searcher's state to nested dicts, lists, numbers, strings, arrays and tensors, for a file.
+    """Return a searcher's state for a file, as nested dicts, lists, numbers, strings, arrays and tensors.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def saved_state(state: Any) -> Any:
 
 
 def load_state(state: Any, saved: Any, space: MaskSpace) -> Any:
-    """Restore a searcher's state from what :func:`saved_state` returned.
+    """Restore a searcher's state that :func:`saved_state` returned.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _FIRST_LEVEL_MEAN = 5.0  # percent
 
 @dataclass
 class TabuMemory:
-    """Memory of the last ``size`` proposed masks, with their Hamming distances to the current mask.
+    """The last ``size`` masks that a search has proposed, with their Hamming distances to its current mask.
 
     Comparing a move with all of them costs O(size x radius), and remembering a mask O(n_units).
     """
@@ -32,11 +32,11 @@ class TabuMemory:
 
     @classmethod
     def of_size(cls, size: int, n_units: int) -> "TabuMemory":
-        """Return an empty memory that can hold ``size`` masks of ``n_units`` units."""
+        """Return a memory of proposed masks that is empty and can hold ``size`` masks of ``n_units`` units."""
         return cls(np.zeros((size, n_units), dtype=bool), np.zeros(size, dtype=np.int64))
 
     def distances_after(self, move: Move) -> np.ndarray:
-        """Return each remembered mask's Hamming distance to the current mask after ``move``, int64 (n_masks,)."""
+        """Return the Hamming distances that the remembered masks would have to the current mask after ``move``."""
         n = min(self.count, len(self.bits))
         # A dropped unit decreases the distance to masks without it by one, and increases the others; a regrown unit
         # does the opposite.
@@ -46,20 +46,20 @@ class TabuMemory:
         return self.distances[:n] + change_of_dropped + change_of_regrown
 
     def remember(self, mask: Mask, distance: int) -> None:
-        """Add a mask to the memory of proposed masks; ``distance`` is its Hamming distance to the current mask."""
+        """Add a proposed mask to the remembered masks; ``distance`` is its Hamming distance to the current mask."""
         place = self.count % len(self.bits)
         self.bits[place] = mask.bits.numpy()
         self.distances[place] = distance
         self.count += 1
 
     def follow(self, move: Move) -> None:
-        """Update the distances of all remembered masks after ``move`` has changed the current mask."""
+        """Update the remembered masks' distances to the current mask, which ``move`` has changed."""
         self.distances[: min(self.count, len(self.bits))] = self.distances_after(move)
 
 
 @dataclass
 class ThesisState:
-    """State from which :class:`ThesisAnnealing` resumes: current mask, temperature, remembered masks, counts."""
+    """State from which :class:`ThesisAnnealing` resumes: current mask, temperature, last masks and counters."""
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
@@ -107,12 +107,12 @@ class ThesisAnnealing(Searcher):
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
-        """Anneal as the thesis did on its MLP: 1,450 temperature levels, 42,706 scored masks."""
+        """Anneal with the settings of the thesis for its MLP: 1,450 temperatures, 42,706 scored masks."""
         return cls(1450, 0.006, 0.999, 1, 50, memory=50, tries=50, known="within_radius", carry="before")
 
     @classmethod
     def cnn(cls) -> "ThesisAnnealing":
-        """Anneal as the thesis did on its CNN: 1,000 temperature levels, about 8,200 scored masks."""
+        """Anneal with the settings of the thesis for its CNN: 1,000 temperatures, about 8,200 scored masks."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def reset(self) -> None:  # noqa: D102
@@ -144,7 +144,7 @@ class ThesisAnnealing(Searcher):
         return self.state.current
 
     def ask(self, n: int = 1) -> list[Proposal]:
-        """Return one proposal, whatever ``n`` is: the published search proposes no batches of masks."""
+        """Return one proposed mask, even if ``n`` is larger, since the published search scores one mask at a time."""
         state = self.state
         if state.level == self.levels:
             return []

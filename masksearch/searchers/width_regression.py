@@ -18,7 +18,7 @@ _DRAWN = 0.03  # share of the candidates of the highest variance, of which one i
 
 @dataclass
 class RegressionState:
-    """State from which a search by width regression resumes: the layer widths that it has scored."""
+    """State from which :class:`WidthRegression` resumes: the layer widths that are scored, and their scores."""
 
     rng: np.random.Generator
     start_is_due: bool  # whether the given start mask is still to be proposed
@@ -29,7 +29,7 @@ class RegressionState:
 
 @dataclass
 class WidthRegression(LevelSearcher):
-    """Ridge regression of scores on log layer widths: score informative widths, and predict the best mask.
+    """Ridge regression of scores on the logarithms of layer widths; its result is the mask of highest predicted score.
 
     For scores that cost much and are noisy, such as trainings: the best of a few noisy scores is mostly luck, and a
     regression averages over all of them. Candidates are random widths that use up the budget. Scored are candidates of
@@ -40,11 +40,11 @@ class WidthRegression(LevelSearcher):
     """
 
     candidates: int = 200
-    """Number of random choices of layer widths from which the search takes those to score."""
+    """Number of random combinations of layer widths among which the search chooses those to score."""
     penalty: float = 5.0
-    """Ridge penalty of the regression, whose inputs are standardised logarithms of layer widths."""
+    """Ridge penalty of the regression; its inputs, the logarithms of layer widths, are standardised."""
     prior: float = 0.6
-    """Coefficient towards which the regression shrinks, in standard deviations of scores / sqrt(number of layers)."""
+    """Value to which the penalty pulls coefficients, in standard deviations of scores / sqrt(number of layers)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,12 +128,12 @@ class WidthRegression(LevelSearcher):
                 self.state.scores.append(score.value)
 
     def predictions(self, kept: np.ndarray) -> np.ndarray:
-        """Return predicted scores, up to a constant, float64 (n,), of kept units per layer, int64 (n, n_layers)."""
+        """Return predicted scores, up to a constant, for rows of kept units per layer, of shape (n, n_layers)."""
         return np.log(np.maximum(kept, 0.5)) @ (self._coefficients() / self._deviation)
 
     @property
     def predicted_best(self) -> Mask | None:
-        """Return the mask of the highest predicted score within the budget; None before two masks are scored."""
+        """Return the mask at the wanted density whose predicted score is highest; None before two masks are scored."""
         if len(self.state.scores) < 2:
             return None
         ranked, slopes = self._ranked(0), self._coefficients() / self._deviation

@@ -11,7 +11,7 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problems to search in a folder, one after the other: an earlier, smaller budget, then ``problem``.
+    """Return the problems to search in a folder: first one with an earlier, smaller budget, if any; then ``problem``.
 
     If the folder has a search with a smaller budget, that search is first: it may be unfinished.
 
@@ -36,7 +36,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
 
 
 def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> tuple[Problem, Path] | None:
-    """Return problem and folder of a finished search with this budget that a larger one has continued; else None.
+    """Return the problem and folder of a finished search that a larger budget has continued; None if there is none.
 
     None if the budget is not one of the earlier ones, or its files were not kept.
     """
@@ -48,7 +48,7 @@ def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> 
 
 
 def keep_budget(folder: Path, number: int) -> None:
-    """Copy the files of a search that has used up its budget ``number`` (from 1), before a larger budget continues it.
+    """Copy the files of a search at the end of its budget ``number`` (from 1), before a larger budget continues it.
 
     An earlier copy stays; a copy that was interrupted is made again.
     """

@@ -46,7 +46,7 @@ class _Row(msgspec.Struct):
 
     @property
     def trial(self) -> Trial:
-        """The scored mask (trial) that a row of the history file describes, without the mask itself."""
+        """Trial (scored mask) that this row of a search's history file describes; the mask itself is not in the row."""
         score = Score(_plain(self.score), self.exact, self.seconds, self.images, self.cost, self.counts)
         metrics = {name: _plain(value) for name, value in self.metrics.items()}
         return Trial(self.number, score, int(self.mask, 16), self.best, self.repeat, metrics)
@@ -57,7 +57,7 @@ def _plain(value: float | None) -> float:
 
 
 class HistoryFile:
-    """Files of one search in a folder, from which it can resume: scored masks and the searcher's state.
+    """Files in a folder from which a search can resume: the scored masks and the searcher's state.
 
     - ``history.jsonl``: one row per trial.
     - ``moves.i32``: the moves of the searcher's current mask (incumbent) in the order of the rows: little-endian int32
@@ -90,7 +90,7 @@ class HistoryFile:
         self.waiting: list[Mask] = []  # masks that waited for their scores at the checkpoint from which this resumes
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """Open a search's files; return its saved history, and its searcher's saved state (None: nothing to resume).
+        """Open a search's files; return its history and its searcher's state, which is None if nothing can be resumed.
 
         The state is None for a new search, and for one that can't be resumed.
 
@@ -135,7 +135,7 @@ class HistoryFile:
         return masks
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Append one scored mask to the files, and the ``move`` of the searcher's current mask, if it changed."""
+        """Append a scored mask to the files; ``move`` is the change of the searcher's current mask, if any."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -167,7 +167,7 @@ class HistoryFile:
             raise named(error, self._folder / _ROWS) from None
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None, waiting: Iterable[Mask] = ()) -> None:
-        """Write a checkpoint from which the search can resume; ``searcher_state`` None: the searcher can't resume.
+        """Write a checkpoint from which the search can resume, unless ``searcher_state`` is None.
 
         The resumed search scores the masks that were ``waiting`` for their scores first.
         """
@@ -193,14 +193,14 @@ class HistoryFile:
         save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:
-        """Close a search's files; errors of the disk are ignored, since the last checkpoint is already complete."""
+        """Close a search's files. Errors of the disk are ignored, since the last checkpoint is complete."""
         for handle in (self._rows, self._moves):
             with suppress(OSError):
                 handle.close()
 
 
 def read_rows(folder: Path) -> list[Trial]:
-    """Return the trials (scored masks) in ``history.jsonl`` of a search folder, without the masks themselves.
+    """Return the trials of a search from its folder: scores and other values, but not the masks themselves.
 
     An incomplete last line, of a running or killed search, is left out.
 
@@ -214,7 +214,7 @@ def read_rows(folder: Path) -> list[Trial]:
 
 
 def saved_budgets(folder: Path) -> tuple[Budget, ...]:
-    """Return all budgets that the search in a folder has had, smallest first; () before its first checkpoint."""
+    """Return all budgets of the search in a folder, smallest first; an empty tuple before its first checkpoint."""
     saved = _saved(folder)
     if saved is None:
         return ()
@@ -278,7 +278,7 @@ def _remedy(folder: Path) -> str:
 
 
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
-    """Yield (trial number, the searcher's current mask) at ``number`` evenly spaced trials of a finished search.
+    """Yield (trial number, the searcher's current mask after it) at ``number`` evenly spaced trials of a search.
 
     Masks are restored from the first mask and the saved moves. Searchers without a current mask yield nothing.
 

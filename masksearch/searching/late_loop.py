@@ -12,7 +12,7 @@ from masksearch.searching.trial_loop import TrialLoop, priced, repeated
 
 @dataclass
 class LateLoop(TrialLoop):
-    """Loop that keeps all workers of a parallel scorer busy: it proposes a mask whenever a score has come in.
+    """Search loop that keeps all workers of a parallel scorer busy: it sends a new mask whenever a score comes in.
 
     A checkpoint has the masks that wait for their scores; a resumed search scores these first. The seconds of a trial
     are the wall-clock time since the trial before, so that a budget in seconds is a deadline: no mask is proposed after
@@ -28,7 +28,7 @@ class LateLoop(TrialLoop):
         self._last = time.perf_counter()  # moment of the last trial
 
     def run(self) -> None:
-        """Run to the end of the budget, or until the searcher has no more proposals."""
+        """Run the search until its budget is used up or the searcher proposes no more masks."""
         n_before = len(self.history)
         self._propose()
         while self._open:

@@ -191,7 +191,7 @@ class _Turns:
 
     @classmethod
     def of(cls, scorer: Scoring, searcher: Searcher, batch: int) -> "_Turns":
-        """Return the turns of a search; a searcher that can't take scores late gets them in fixed order."""
+        """Return how masks are proposed and scored; searchers that can't take scores in any order get a fixed order."""
         if not isinstance(scorer, ParallelScoring):
             return cls(scorer, batch)
         if scorer.order == "as_finished":
@@ -211,7 +211,7 @@ class _Turns:
         return cls(scorer, batch)
 
     def identity(self) -> dict[str, object]:
-        """Return what distinguishes the histories of searches with other turns, as a JSON dict."""
+        """Return, as a dict for JSON, how masks are proposed and scored, to tell apart searches that differ in it."""
         return {"batch": self.batch, **({"order": "as_finished"} if self.late else {})}
 
 

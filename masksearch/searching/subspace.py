@@ -16,7 +16,7 @@ from masksearch.utils.errors import InputError
 
 
 class Subspace(MaskSpace):
-    """Space of all masks that keep only units of a given mask, for later rounds of iterative pruning.
+    """Space of the masks that keep only units of a given mask, as needed in later rounds of iterative pruning.
 
     The full space is that of ``alive``. The units of this space are those that ``alive`` keeps, in the same order, in
     layers of the same names; layers that ``alive`` empties are left out. Densities are held in units.
@@ -41,11 +41,11 @@ class Subspace(MaskSpace):
 
     @property
     def needed(self) -> np.ndarray:
-        """Return, per layer, whether pruning all of its units breaks the network: bool (n_layers,)."""
+        """Return whether each layer needs a unit for the network to work, as a bool array of shape (n_layers,)."""
         return self._needed
 
     def density(self, of_all: float) -> float:
-        """Return the density, relative to this subspace, of masks that have the density ``of_all`` in the full space.
+        """Return the share of this subspace's units that a mask keeps if it keeps the share ``of_all`` of all units.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """Return the part of a tensor over the full space's units that belongs to this subspace's units: (n_units,)."""
+        """Return, from a tensor with a value for every unit of the full space, the values for this subspace's units."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
@@ -68,12 +68,12 @@ class Subspace(MaskSpace):
         return Mask(self.alive.space, bits)
 
     def lifted_move(self, move: Move) -> Move:
-        """Return the move in the full space that prunes and regrows the same units as a move in this subspace."""
+        """Return a move in this subspace as a move in the full space that prunes and regrows the same units."""
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
 class SubspaceEnergy(Energy):
-    """Energy (estimated damage) of the masks of a subspace, computed with an energy of the full space.
+    """Energy (estimated damage) of masks of a subspace, computed by the energy of the full space.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class SubspaceEnergy(Energy):
         self.names = energy.names
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return the energy's state at a mask of the subspace, from which a walk prunes and regrows units."""
+        """Return an object that holds a mask of the subspace with its energy and updates both when units change."""
         return _SubspaceState(self._energy.start(self._space.lifted(mask), coefficients), self._space)
 
 
@@ -103,31 +103,31 @@ class _SubspaceState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Energy (estimated damage) of the current mask of the subspace."""
+        """Energy (estimated damage) of the current mask."""
         return self._state.value
 
     def terms(self) -> np.ndarray:
-        """Return the current mask's energy terms before they are weighted and summed: float64 (n_terms,)."""
+        """Return the terms of the current mask's energy, before they are weighted and summed: (n_terms,)."""
         return self._state.terms()
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        """Return how the energy would change if a unit of the layer were toggled, for each of its units separately."""
         number = self._layers[layer]
         start = self._space.alive.space.layers[number].start
         return self._state.singles(number)[self._space.units[self._space.layers[layer].slice] - start]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each of m moves, which toggle the units of their row of (m, r)."""
+        """Return how each of m moves would change the energy; row i of ``units`` has the units that move i toggles."""
         return self._state.deltas(self._space.units[units])
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units, int64 (r,), in the current mask."""
+        """Toggle units of the current mask, given as an int64 array of unit numbers."""
         self._state.toggle(self._space.units[units])
         self.bits[units] ^= True
 
 
 class SubspaceScorer(Scoring):
-    """Scorer of masks of a subspace: converts them to masks of the full space, and scores those.
+    """Scorer of masks of a subspace: turns them into masks of the full space, and has those scored.
 
     Moves between masks stay moves, so that the other scorer's fast paths work.
 
@@ -145,11 +145,11 @@ class SubspaceScorer(Scoring):
 
     @property
     def refresh_every(self) -> int | None:
-        """Return after how many scorings the loop calls :meth:`refresh`; None: the scorer caches no results."""
+        """Return after how many scored masks :meth:`refresh` has to be called; None if the scorer caches nothing."""
         return self._scorer.refresh_every
 
     def refresh(self) -> None:
-        """Drop all results that the scorer of the full space has cached."""
+        """Make the scorer of the full space drop its cached results."""
         self._scorer.refresh()
 
     def data_digest(self) -> str | None:
@@ -157,7 +157,7 @@ class SubspaceScorer(Scoring):
         return data_digest(self._scorer)
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """Return one score per mask or proposal (a mask that a searcher suggests), in order.
+        """Return the scores of masks, which may be given as proposals of a searcher, in the same order.
 
         Raises
         ------

@@ -19,7 +19,7 @@ _COMPARISONS = 400  # per search: trials at which the incumbent is compared with
 
 @dataclass
 class TrialLoop:
-    """The state of a running search."""
+    """Loop of a running search: it proposes masks, has them scored, and records the scores."""
 
     searcher: Searcher
     scorer: Scoring
@@ -35,7 +35,7 @@ class TrialLoop:
         self._telling = 0.0  # seconds of the last tell; they count as proposing time of the next trials
 
     def run(self) -> None:
-        """Run to the end of the budget, or until the searcher has no more proposals."""
+        """Run the search until its budget is used up or the searcher proposes no more masks."""
         budget, history = self.problem.budget, self.history
         n_before = len(history)
         while (left := budget.left(len(history), history.seconds)) != 0:
@@ -134,7 +134,7 @@ def _key(proposal: Proposal) -> object:
 
 
 def priced(problem: Problem, mask: Mask, score: Score) -> Score:
-    """The score with its mask's cost; the seconds that the cost took are added to the score's seconds."""
+    """Return the score with the cost of its mask; the time to compute the cost is added to the score's seconds."""
     began = time.perf_counter()
     priced = problem.priced(mask, score)
     return replace(priced, seconds=priced.seconds + time.perf_counter() - began)
@@ -146,7 +146,7 @@ def _lowest(one: float | None, other: float | None) -> float | None:
 
 
 def repeated(score: Score) -> Score:
-    """The score of a repeated mask: no seconds of scoring and no images."""
+    """Return the score for a mask that was scored before: the same value, but no time and no examples spent."""
     return replace(score, seconds=0.0, images=0)
 
 

@@ -14,7 +14,7 @@ from masksearch.spaces.coupling_products import contract
 
 
 def scaled_dot_product_attention(coupling: Coupling, call: Call) -> None:
-    """Follow channels through fused attention: each head's query, key and value are removed together.
+    """Coupling rule for fused attention: each head's query, key and value are removed together.
 
     The shapes are query (..., heads, l, e), key (..., heads, s, e) and value (..., heads, s, v).
     """
@@ -49,7 +49,7 @@ def _repeated(labels: Labels, times: int) -> Labels:
 
 
 def batched_product(coupling: Coupling, call: Call) -> None:
-    """Follow channels through batched products (b, n, k) x (b, k, m): single positions of b and n can be removed.
+    """Coupling rule for a batched product (b, n, k) x (b, k, m): positions of b and n can be removed one by one.
 
     In one product, and in products with a weight, m can be pruned, too.
 
@@ -77,7 +77,7 @@ def batched_product(coupling: Coupling, call: Call) -> None:
 
 
 def count_product(coupling: Coupling, call: Call, macs: int) -> None:
-    """Record the MACs of a product of two activations; pruning dimensions of the product's result lowers them."""
+    """Record the MACs of a product of two activations; they shrink with those of its dimensions that masks prune."""
     _add_product(coupling, coupling.labels(call.outputs[0]), macs)
 
 
@@ -86,7 +86,7 @@ def _add_product(coupling: Coupling, labels: list[Labels], macs: int) -> None:
 
 
 def embedding(coupling: Coupling, call: Call) -> None:
-    """Follow channels through an embedding lookup: every feature of the table (n, features) can be removed alone."""
+    """Coupling rule for an embedding lookup: each feature of the table (n, features) can be removed alone."""
     table, indices = call.arguments["weight"], call.arguments["indices"]
     rows, features = coupling.labels(table)
     coupling.fix(rows, f"{call.where} selects rows by number")
@@ -97,7 +97,7 @@ def embedding(coupling: Coupling, call: Call) -> None:
 
 
 def index(coupling: Coupling, call: Call) -> None:
-    """Follow channels through ``table[numbers]``: positions of an indexed dimension can't be removed."""
+    """Coupling rule for ``table[numbers]``: no position of an indexed dimension can be removed."""
     source, indices = call.arguments["self"], call.arguments["indices"]
     labels = coupling.labels(source)
     indexed = [dim for dim, numbers in enumerate(indices) if numbers is not None]
@@ -117,7 +117,7 @@ def index(coupling: Coupling, call: Call) -> None:
 
 
 def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
-    """Follow heads through the split of a packed projection: a head's query, key and value are removed together.
+    """Coupling rule for splitting a packed projection: each head's query, key and value are removed together.
 
     The parts have sizes e (queries) and 2 * e (keys and values).
     """
@@ -137,7 +137,7 @@ def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
 
 
 def third(coupling: Coupling, call: Call) -> None:
-    """Follow heads through one third (query, key or value) of a packed bias: all three lose the same positions."""
+    """Coupling rule for the query, key or value third of a packed bias: all thirds lose the same positions."""
     [labels] = coupling.labels(call.inputs[0])
     if labels is not None:
         labels = coupling.tie(np.split(labels, 3), f"{call.name} in {call.where} selects channels by number")

@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class AxisSplit:
-    """One view that splits channels into several axes, such as heads and head_dim; only one of them can be pruned."""
+    """A view that splits channels into axes, such as heads and head_dim; masks can prune only one of these axes."""
 
     number: int  # among all runs of dimensions that views split, labelled or not
     owner: str  # name of the module whose forward calls the view
@@ -26,7 +26,7 @@ class AxisSplit:
 def next_axes(
     splits: Sequence[AxisSplit], fixed: Iterable[int], classes: np.ndarray, tried: Mapping[int, int]
 ) -> dict[int, int]:
-    """Return {split of channels: axis to prune} for the next trace of the network; equal to ``tried`` if none changes.
+    """Return which axis of each split of channels, such as (heads, head_dim), to prune in the network's next trace.
 
     Parameters
     ----------

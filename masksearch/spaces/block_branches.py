@@ -14,7 +14,7 @@ from masksearch.spaces.block_trace import Call, Graph
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One residual branch f(x) of x + f(x): its addition, operations, parameters, and the modules that run it."""
+    """One residual branch f(x) of x + f(x): where it is added, its operations, its parameters and its modules."""
 
     name: str
     add: int  # operation that adds the branch to the shortcut
@@ -132,7 +132,7 @@ def _calls_within(graph: Graph, region: set[int]) -> list[int]:
 
 
 def innermost(graph: Graph, place: int) -> Call:
-    """Return the call of the innermost module that ran the operation number ``place`` of a trace."""
+    """Return the call of the innermost module during which operation number ``place`` of a traced forward pass ran."""
     return next(call for call in reversed(graph.calls) if call.start <= place < call.stop)
 
 

@@ -41,7 +41,7 @@ ADDITIONS = ("add", "add_")  # names of operations
 
 @dataclass(frozen=True)
 class Addition:
-    """Addition x + f(x) of a residual branch: the module whose forward runs it, and its number within that forward."""
+    """Where a residual branch is added (x + f(x)): in which module's forward, and as which of its additions."""
 
     module: str
     number: int  # of the addition, in the order in which the module's own code runs them
@@ -90,7 +90,7 @@ class BlockSpace(RemovableSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash (16 hex digits) of blocks and parameters; masks fit all spaces with the same fingerprint."""
+        """Return a hash (16 hex digits) of blocks and parameters; a mask fits every space with the same hash."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for block in self.blocks:
             digest.update(f"{block.name}/{block.zeroed}/{block.removed}/{block.params}".encode())
@@ -98,12 +98,12 @@ class BlockSpace(RemovableSpace):
 
     @property
     def needed(self) -> np.ndarray:
-        """Return, per layer, whether a mask must keep one of its units: bool (n_layers,); False for all blocks."""
+        """Return, for each layer, whether masks must keep a unit of it: False, since every block can be removed."""
         return np.zeros(len(self.layers), dtype=bool)
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per block that describes its kinds of parameters; blocks with equal texts look alike."""
+        """Return a text per block that lists kinds of its parameters; blocks of equal structure have equal texts."""
         kinds = [
             sorted(f"{name.rpartition('.')[2]} {len(self.shapes[name])}d" for name in b.removed) for b in self.blocks
         ]
@@ -123,7 +123,7 @@ class BlockSpace(RemovableSpace):
         return found
 
     def products_of(self, macs: Sequence[int]) -> list[list[int]]:
-        """Return, for every block, the indices of the products of two activations that the block runs.
+        """Return, for each block, the indices of the products of two activations (query x key, say) that it computes.
 
         ``macs`` lists the multiply-adds of products in the order in which they run; not all products of the network
         need be among them.
@@ -137,7 +137,7 @@ class BlockSpace(RemovableSpace):
         return [[number for number, place in enumerate(places) if place in region] for region in regions]
 
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
-        """Return a copy of the block space without the blocks of these names; ``left_out`` has them with the reason."""
+        """Return a copy of this space without the named blocks; its ``left_out`` lists them with ``reason``."""
         stay = [place for place, block in enumerate(self.blocks) if block.name not in names]
         branches, blocks = [self._branches[place] for place in stay], [self.blocks[place] for place in stay]
         left_out = [*self.left_out, *((name, reason) for name in names)]
@@ -148,7 +148,7 @@ class BlockSpace(RemovableSpace):
         return max(block.zeroed, key=lambda name: len(self.shapes[name]))
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {name: bool tensor, True = kept} of each branch's last parameters, whose zeros switch it off."""
+        """Return {name: bool tensor, True = kept} for each branch's last parameters; zeros there switch it off."""
         return {
             name: torch.full(self.shapes[name], kept)
             for block, kept in zip(self.blocks, mask.bits.tolist(), strict=True)
@@ -160,7 +160,7 @@ class BlockSpace(RemovableSpace):
         return [self._weight(block) for block in self.blocks]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors, {parameter name: tensor}, over the last layer of each branch; return the sums, (n_units,).
+        """Sum tensors, given by parameter name, over the last layer of each branch; return one sum per branch.
 
         ``tensors`` holds them by parameter name; missing ones count as 0. ``part`` is ``"all"``, or ``"filters"`` for
         the weights of :meth:`layer_weights` alone.
@@ -177,7 +177,7 @@ class BlockSpace(RemovableSpace):
         return torch.stack(sums)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: its replacement, as JSON} for removing the blocks that a mask prunes."""
+        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
         self.check_mask(mask)
         kept = mask.bits.tolist()
         removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]
@@ -203,7 +203,7 @@ class BlockSpace(RemovableSpace):
     # Costs: every block saves the same, whatever else is removed.
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the parameters or MACs per input that each block's removal saves: float64 (n_units,).
+        """Return how many parameters or MACs per input the removal of each block saves, as an array (n_units,).
 
         ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every block saves 1.
         """
@@ -214,7 +214,7 @@ class BlockSpace(RemovableSpace):
         return {"units": self.n_units, "params": sum(self._graph.sizes.values()), "macs": self._graph.macs}[hold]
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many blocks, parameters or MACs remain if ``kept`` blocks remain, int64 or bool (n_blocks,)."""
+        """Return how many units, parameters or MACs remain if the blocks that ``kept`` marks remain."""
         return self._total(hold) - int(self.unit_costs(hold).numpy()[~kept.astype(bool)].sum())
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:

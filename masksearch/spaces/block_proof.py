@@ -29,7 +29,7 @@ _LAST = 3  # layers of a branch that may have to be zero for its output to be ze
 def zeroed_parameters(
     model: nn.Module, graph: Graph, branches: Sequence[Branch], inputs: Nested
 ) -> dict[str, tuple[str, ...]]:
-    """Return {branch: last parameters that switch the branch off if they are zero}; other branches are left out.
+    """Return {branch: its last parameters} for those residual branches that zeros in these parameters switch off.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def _last(branch: Branch, n_layers: int) -> tuple[str, ...]:
 def prove_blocks(
     model: nn.Module, graph: Graph, branches: Sequence[Branch], zeroed: Mapping[str, tuple[str, ...]], inputs: Nested
 ) -> tuple[dict[str, bool], dict[str, str]]:
-    """Test with random weights that removing branches from a network and zeroing them give equal outputs.
+    """Check with random weights that removing residual branches gives the same outputs as zeroing their parameters.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def prove_blocks(
     reasons: dict[str, str] = {}
 
     def settle(group: Sequence[Branch]) -> None:
-        """Find by bisection, for a group of branches, which parameters to zero so that zeroing equals removal."""
+        """Find by bisection which parameters of some branches to zero, so that this equals removing the branches."""
         if not group:
             return
         for full in (False, True):

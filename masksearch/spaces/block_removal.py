@@ -17,7 +17,7 @@ from masksearch.utils.copies import copy_network
 
 
 class Replacement(TypedDict, total=False):
-    """A module that replaces another, as JSON: ``steps`` of a SkippedBlock, or the other fields of a RemovedBranch."""
+    """Description, for JSON, of a module that replaces another: the ``steps`` of a SkippedBlock, or a RemovedBranch."""
 
     steps: list[list[str]]
     form: Any
@@ -31,7 +31,7 @@ _ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "hardswish": F.hardswish}
 
 
 class SkippedBlock(nn.Module):
-    """Replacement of a residual block without its branches: runs only its shortcut and activations.
+    """Module in place of a residual block whose branches are removed: runs only its shortcut and activations.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class SkippedBlock(nn.Module):
                 module.inplace = False  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply what remains of the residual block, shortcut and activations, to x; return x if nothing remains."""
+        """Apply the residual block's shortcut and activations to x; return x if the block has neither."""
         for kind, name in self.steps:
             x = self.get_submodule(name)(x) if kind == "module" else _ACTIVATIONS[name](x)
         return x
 
 
 class RemovedBranch(nn.Module):
-    """Replacement of a module in a removed residual branch: it returns zeros.
+    """Module in place of one that belonged to a removed residual branch: it returns zeros.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class RemovedBranch(nn.Module):
         self._form, self._full = form, full
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros in place of the module's output, with type and device of the first float tensor."""
+        """Return zeros in the form of the replaced module's output, with type and device of its first float input."""
         arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
         tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
         return self._output(self._form, next(tensors), arguments)
@@ -163,7 +163,7 @@ def _step(graph: Graph, block: Call, place: int, adds: set[int]) -> Call | None:
 
 
 def with_replacements(model: nn.Module, replacements: Replacements, removed: Sequence[str] = ()) -> nn.Module:
-    """Return a copy of a network with some modules replaced; parameters named in ``removed`` are not copied."""
+    """Return a copy of a network with some modules replaced, and without the parameters named in ``removed``."""
     parameters = dict(model.named_parameters())
     empty = {
         id(parameters[name]): nn.Parameter(parameters[name].new_empty(0)) for name in removed if name in parameters

@@ -19,7 +19,7 @@ from masksearch.utils.nested import Nested, call_model, output_tensors
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One ATen operation of a traced forward pass: the operations and parameters that it reads, and its MACs."""
+    """One ATen operation of a traced forward pass: its inputs (earlier operations and parameters) and its MACs."""
 
     name: str  # "add", or "add_" in place
     inputs: tuple[int, ...]  # tensors among its arguments, in order: index of the operation; negative: network inputs
@@ -30,7 +30,7 @@ class Operation:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module in a traced forward pass: the range of operations that it ran, its input and output."""
+    """One call of a module in a traced forward pass: the operations that ran in it, its input and its output."""
 
     module: str
     start: int
@@ -54,7 +54,7 @@ class Graph:
 
     @cached_property
     def live(self) -> set[int]:
-        """Return the numbers of the operations in the trace on which an output of the network depends."""
+        """Return the indices (positions in the trace) of the operations on which an output of the network depends."""
         found: set[int] = set()
         stack = list(self.outputs)
         while stack:
@@ -66,7 +66,7 @@ class Graph:
 
     @cached_property
     def users(self) -> dict[int, set[int]]:
-        """Return {operation: operations that read its result}, only for operations that affect a network output."""
+        """Return {operation: operations that read its result}, for those on which a network output depends."""
         users: dict[int, set[int]] = {}
         for place in self.live:
             for made in self.operations[place].inputs:
@@ -75,7 +75,7 @@ class Graph:
 
     @cached_property
     def ancestors(self) -> list[int]:
-        """Return, per operation, all operations and inputs on which it depends, as the bits of an int."""
+        """Return what each operation depends on (operations and network inputs), as the bits of an int."""
         sets: list[int] = []
         for operation in self.operations:
             bits = 0
@@ -85,7 +85,7 @@ class Graph:
         return sets
 
     def depends(self, place: int, on: int) -> bool:
-        """Return whether operation ``place`` is operation ``on`` or depends on it; ``on`` < 0 is a network input."""
+        """Return whether operation ``place`` is or depends on operation ``on``; ``on`` < 0 means a network input."""
         if place == on or place < 0:
             return place == on
         return bool(self.ancestors[place] & (1 if on < 0 else 2 << on))
@@ -96,7 +96,7 @@ class Graph:
 
     @cached_property
     def readers(self) -> dict[str, set[int]]:
-        """Return {parameter: operations that read it}, only for operations that affect a network output."""
+        """Return {parameter: operations that read it}, for operations on which a network output depends."""
         readers: dict[str, set[int]] = {}
         for place in self.live:
             for name in self.operations[place].parameters:

@@ -17,7 +17,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """In a ``with`` block, undo what forward passes store in the attributes of modules, such as tensors.
+    """Context manager that undoes what forward passes store in the attributes of modules, such as tensors.
 
     Parameters, buffers and modules stay as the block leaves them.
     """
@@ -54,7 +54,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def with_branches(model: nn.Module, inputs: Nested) -> Sequence[Nested]:
-    """Return the inputs; add all-positive and all-negative ones if these make the network run other operations.
+    """Return the inputs, and also all-positive and all-negative ones if these make the network run other operations.
 
     Only floating-point inputs are varied. A network that stops with them has no such branch.
     """

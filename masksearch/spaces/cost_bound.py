@@ -15,7 +15,7 @@ from masksearch.utils.errors import InputError
 
 
 def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount], Mask]) -> Mask:
-    """Return the mask of the longest prefix of a ranking that fits.
+    """Return the mask of as many top-ranked units as fit into a budget of parameters or MACs.
 
     A prefix (within the scope's shares of the layers) fits if its pruned network has at most the amount's share of the
     full network's parameters or MACs, those of layers outside the space included.
@@ -38,7 +38,7 @@ def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount]
         return top(units.at(n / space.n_units))
 
     def at_least(n: int) -> int:
-        """Return a lower bound of the cost of all prefixes of n or more units."""
+        """Return a lower bound of the cost of every mask that keeps at least the n top-ranked units."""
         if amount.scope == "global":
             return space.cost_of(prefix(n, lower).kept_counts, hold)
         # Largest remainders may give a layer one unit more at n units than at n + 1 units.
@@ -64,7 +64,7 @@ def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount]
 
 
 def knapsack_mask(space: RemovableSpace, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-    """Return the mask of the largest sum of saliencies, (n_units,), within the amount; negative ones count as 0.
+    """Return the mask with the largest sum of saliencies in a budget of parameters or MACs; values below 0 count as 0.
 
     Shen et al. 2022 (HALP): the value of a layer's next unit, by rank, against the cost of one more channel.
 

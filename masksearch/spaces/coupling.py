@@ -31,13 +31,13 @@ Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,
 
 
 def filled_labels(labels: Labels, size: int) -> np.ndarray:
-    """Return labels of ``size`` channels as an array; None (all are not removable) becomes ``size`` times FIXED."""
+    """Return the labels of ``size`` channels as an array; None, which means that none is removable, becomes FIXED."""
     return np.full(size, FIXED) if labels is None else labels
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """Labels of the positions (such as channels) along one dimension of a parameter or buffer."""
+    """Labels of the positions along a dimension of a parameter; positions with tied labels are removed together."""
 
     tensor: str
     dim: int
@@ -45,25 +45,25 @@ class Leaf:
 
 
 class UnitPositions:
-    """Base class of records of positions that have units, such as the positions along a dimension of a tensor."""
+    """Base class of records that say which unit removes each position, such as the positions along a dimension."""
 
     units: np.ndarray  # int64 (positions,), unit number of every position; FIXED: no unit, the position always stays
 
     @cached_property
     def numbers(self) -> Tensor:
-        """Return the unit numbers as a tensor; -1 (FIXED) stands for positions that always stay."""
+        """Return each position's unit number as a tensor; -1 (FIXED) stands for a position that is never removed."""
         return torch.from_numpy(self.units)
 
     def kept(self, bits: Tensor) -> Tensor:
-        """Return which positions the mask ``bits``, bool (n_units,), keeps: bool (positions,)."""
+        """Return whether each position is kept by a mask ``bits``, which is a bool tensor with an entry per unit."""
         return torch.cat([bits, bits.new_ones(1)])[self.numbers]  # FIXED reads the last entry
 
     def n_kept(self, bits: Tensor) -> int:
-        """Return how many positions the mask ``bits``, bool (n_units,), keeps."""
+        """Return how many positions are kept by a mask ``bits``, which is a bool tensor with an entry per unit."""
         return int(self.kept(bits).sum())
 
     def within(self, part: slice) -> np.ndarray:
-        """Return which positions belong to the units of a slice, such as those of a layer: bool (positions,)."""
+        """Return whether each position belongs to a unit in the slice ``part``, such as the units of a layer."""
         return (self.units >= part.start) & (self.units < part.stop)
 
 
@@ -111,7 +111,7 @@ class Coupling:
         self._conditional: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> [(labels, reason)]
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Return the labels of a tensor's positions, per dimension; channels with tied labels are removed together.
+        """Return, per dimension, the labels of a tensor's positions; positions with tied labels are removed together.
 
         A parameter or buffer gets new labels at its first use.
         """
@@ -136,7 +136,7 @@ class Coupling:
         return labels
 
     def new_labels(self, size: int) -> Labels:
-        """Return new labels for the positions of a dimension of an activation; None for a dimension of size 1."""
+        """Return ``size`` new labels for the positions of a dimension; None for a dimension with one position."""
         if size == 1:  # a dimension of one position cannot shrink, and broadcasting would lose its label
             return None
         labels = np.arange(self._n_labels, self._n_labels + size)
@@ -144,12 +144,12 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Set the labels that say which channels of a tensor are removed together, one entry per dimension."""
+        """Set the labels of a tensor's positions, an array per dimension; tied labels are removed together."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 
     def write_stack(self, tensor: Tensor, parts: Sequence[Sequence[Labels]]) -> None:
-        """Set the labels of parts stacked along dimension 0 of a tensor, such as the states of recurrent layers.
+        """Set the labels of the parts that are stacked along dimension 0 of a tensor, such as recurrent states.
 
         The parts are tied once an operation reads the tensor as a whole.
         """
@@ -167,15 +167,15 @@ class Coupling:
         return labels
 
     def is_free(self, labels: Labels) -> bool:
-        """Return whether :meth:`free` made these labels, for equal copies of one position."""
+        """Return whether these labels belong to equal copies of a position, for which :meth:`free` made them."""
         return labels is not None and len(labels) > 0 and int(labels[0]) in self._free
 
     def all_fixed(self, labels: Labels) -> bool:
-        """Return whether each of these channel labels is itself marked as not removable, regardless of tied labels."""
+        """Return whether each of these labels is itself marked as not removable, whatever labels it is tied to."""
         return labels is None or self._fixed_labels.issuperset(labels[labels != FIXED].tolist())
 
     def split(self, owner: str, sizes: Sequence[int], labels: np.ndarray, reason: str) -> list[Labels]:
-        """Split channels into axes, such as heads and head_dim; return their labels, None for all axes but one.
+        """Split channels into axes, such as heads and head_dim; return labels per axis, None for all but one.
 
         The axis that gets labels is the last one, or that of the argument ``axes`` of the class. Along the other axes
         all positions stay, so that positions of the labelled axis are coupled over all others.
@@ -189,11 +189,11 @@ class Coupling:
         return result
 
     def weight_name(self, tensor: Tensor) -> str | None:
-        """Return the name of the parameter that a tensor is, or is a view of; None for other tensors."""
+        """Return the name of the parameter that ``tensor`` is, or of which it is a view; None for other tensors."""
         return self._weights.get(tensor)
 
     def mark_view(self, view: Tensor, base: Tensor) -> None:
-        """Record that the tensor ``view`` is a view of ``base``, so that zeroing a parameter ``base`` zeroes both."""
+        """Record that ``view`` is a view of ``base``: if ``base`` is a parameter, zeroing it zeroes both."""
         if base in self._weights:
             self._weights[view] = self._weights[base]
 
@@ -220,7 +220,7 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
-        """Mark the channels with these labels as not removable; ``reason`` is kept, before others if ``first``."""
+        """Mark channels with these labels as not removable for ``reason``; ``first`` puts this before other reasons."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
@@ -228,7 +228,7 @@ class Coupling:
                 self._fixed.insert(0 if first else len(self._fixed), (real, reason))
 
     def fix_if_used(self, result: Tensor, labels: Labels, reason: str) -> None:
-        """Mark channels as not removable once an operation, or the caller, uses the tensor ``result``."""
+        """Mark channels as not removable as soon as an operation or the caller uses the tensor ``result``."""
         if labels is not None:
             self._conditional.setdefault(result, []).append((labels, reason))
 
@@ -238,16 +238,16 @@ class Coupling:
             self.fix(labels, reason, first=first)
 
     def mark(self) -> tuple[int, int]:
-        """Return a point in the record of ties and fixed labels; :meth:`go_back` undoes everything after it."""
+        """Return how many ties and marks are recorded at present, for a later :meth:`go_back`."""
         return len(self._ties), len(self._fixed)
 
     def go_back(self, mark: tuple[int, int]) -> None:
-        """Undo all ties and fixed labels recorded since :meth:`mark` returned ``mark``."""
+        """Undo all ties and marks that were recorded after :meth:`mark` returned ``mark``."""
         del self._ties[mark[0] :], self._fixed[mark[1] :]
         self._fixed_labels = {label for labels, _ in self._fixed for label in labels.tolist()}
 
     def produce(self, weight: str, made: Labels) -> None:
-        """Record that the layer with the weight named ``weight`` makes the output channels with the labels ``made``."""
+        """Record that the layer whose weight is named ``weight`` makes the channels with the labels ``made``."""
         if made is not None:
             leaves = (leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any())
             leaf = next(leaves, None)
@@ -255,7 +255,7 @@ class Coupling:
                 self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """Return a group number per label, int64 (n_labels,), equal if removed together, and {fixed group: reason}."""
+        """Return a group number per label (equal if removed together), and {group that can't be removed: reason}."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)

@@ -25,7 +25,7 @@ class Call:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """Return all arguments of the operation as {name in its schema: value}, defaults included."""
+        """Return all arguments of the operation, with defaults, as {name in the operation's schema: value}."""
         names = [argument.name for argument in self.function._schema.arguments]
         defaults = {
             argument.name: argument.default_value
@@ -36,7 +36,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Return the operation's name without namespace, overload, underscores: ``add`` for ``aten::add_.Tensor``."""
+        """Return the bare name of the operation: ``add`` for ``aten::add_.Tensor``."""
         return self.function._schema.name.split("::")[1].strip("_")
 
     @property
@@ -50,7 +50,7 @@ class Call:
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
     def dims(self, name: str, ndim: int) -> set[int]:
-        """Return the dimensions that the operation's argument ``name`` lists, from 0 up; all if it lists none."""
+        """Return the dimensions in the operation's argument ``name``, counted from 0; all dimensions if it has none."""
         value = self.arguments.get(name)
         if value is None or value == []:
             return set(range(ndim))
@@ -61,6 +61,6 @@ Rule = Callable[[Coupling, Call], None]
 
 
 def unknown(coupling: Coupling, call: Call) -> None:
-    """Follow channels through an operation without a rule: none of its inputs' channels can be removed."""
+    """Coupling rule for operations that have no other: no channel of their inputs can be removed."""
     for tensor in call.inputs:
         coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")

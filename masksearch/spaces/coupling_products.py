@@ -18,7 +18,7 @@ def _unmaskable(coupling: Coupling, call: Call) -> None:
 
 
 def matrix_product(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a linear layer: a removed input feature also loses its row in the weight (in, out)."""
+    """Coupling rule for a linear layer: an input feature is removed with its row of the weight (in, out)."""
     *bias, data, weight = call.inputs
     scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
     if scaled or any(vector.ndim != 1 for vector in bias):
@@ -31,7 +31,7 @@ def matrix_product(coupling: Coupling, call: Call) -> None:
 
 
 def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tuple[Labels, Labels]:
-    """Tie the summed dimension k of a product (..., n, k) x (..., k, m); return the labels of dimensions n and m.
+    """Record that both k of a product (..., n, k) x (..., k, m) lose the same positions; return the labels of n and m.
 
     A term vanishes if its weight is zero. Without a weight, one of its two activations must be zero wherever its
     channel is masked; the proof of the space tests that.
@@ -47,7 +47,7 @@ def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tup
 
 
 def convolution(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a convolution: a removed input channel also loses its slice of the weight.
+    """Coupling rule for a convolution: an input channel is removed with its slice of the weight.
 
     The weight is (out, in / groups, *kernel), or (in, out / groups, *kernel) if transposed.
 

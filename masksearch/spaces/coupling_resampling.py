@@ -7,7 +7,7 @@ from masksearch.spaces.coupling_call import Call
 
 
 def pool(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a pooling or interpolation: positions of the trailing dimensions can't be removed."""
+    """Coupling rule for pooling or interpolation: no position of the pooled (trailing) dimensions can be removed."""
     source = call.inputs[0]
     spatial = int(next(letter for letter in call.name if letter in "123"))
     labels = coupling.labels(source)
@@ -19,7 +19,7 @@ def pool(coupling: Coupling, call: Call) -> None:
 
 
 def fourier(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a Fourier transform: positions of the transformed dimensions can't be removed."""
+    """Coupling rule for a Fourier transform: no position of the transformed dimensions can be removed."""
     source = call.inputs[0]
     labels = coupling.labels(source)
     for dim in call.dims("dim", source.ndim):
@@ -29,7 +29,7 @@ def fourier(coupling: Coupling, call: Call) -> None:
 
 
 def pad(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a padding: padded positions stay, removed channels lose their positions."""
+    """Coupling rule for padding: added positions can't be removed, the others are removed with those of the input."""
     source = call.inputs[0]
     labels, pad = coupling.labels(source), call.arguments["pad"]
     for pair in range(len(pad) // 2):  # pairs (before, after), the last dimension first
@@ -46,7 +46,7 @@ def pad(coupling: Coupling, call: Call) -> None:
 
 
 def pixel_shuffle(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a pixel shuffle: the r * r channels that become one are removed together.
+    """Coupling rule for a pixel shuffle: the r * r channels that it makes into one are removed together.
 
     Shapes: (n, c * r * r, h, w) -> (n, c, h * r, w * r).
     """
@@ -60,7 +60,7 @@ def pixel_shuffle(coupling: Coupling, call: Call) -> None:
 
 
 def pixel_unshuffle(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a pixel unshuffle: a channel and the r * r made of it are removed together.
+    """Coupling rule for a pixel unshuffle: a channel is removed with the r * r channels that are made of it.
 
     Shapes: (n, c, h * r, w * r) -> (n, c * r * r, h, w).
     """

@@ -224,7 +224,7 @@ _RULES: dict[str, Rule] = {
 
 
 def rule_of(call: Call) -> Rule:
-    """Return the rule that follows channels from an ATen operation's inputs to its results.
+    """Return the coupling rule of an ATen operation, which records the channels that are removed together.
 
     Operations outside the table: ``_elementwise`` if torch tags the operation as pointwise, else ``unknown``.
     """

@@ -9,13 +9,13 @@ from masksearch.spaces.coupling_call import Call, unknown
 
 
 def same_shape(coupling: Coupling, call: Call) -> None:
-    """Follow channels through an operation that leaves every entry in its place, such as a copy."""
+    """Coupling rule for operations that leave every entry in place, such as a copy: the channels are the same."""
     coupling.write(call.result, coupling.labels(call.inputs[0]))
     coupling.mark_view(call.result, call.inputs[0])
 
 
 def as_strided(coupling: Coupling, call: Call) -> None:
-    """Pass labels on if the result has the positions and strides of the source, as for channels_last tensors."""
+    """Coupling rule for ``as_strided``: the result has the same channels if shape and strides do not change."""
     source, result = call.inputs[0], call.result
     same = source.shape == result.shape and source.storage_offset() == result.storage_offset()
     if same and all(
@@ -27,12 +27,12 @@ def as_strided(coupling: Coupling, call: Call) -> None:
 
 
 def new_tensor(coupling: Coupling, call: Call) -> None:
-    """Give an empty tensor new labels: what is copied into parts of it, in circular padding for example, ties them."""
+    """Coupling rule for an empty tensor: its channels are removed with those that are copied into it later."""
     coupling.write(call.result, [coupling.new_labels(size) for size in call.result.shape])
 
 
 def permute(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a permutation of dimensions."""
+    """Coupling rule for a permutation of dimensions: the result has the same channels, in other dimensions."""
     arguments, ndim = call.arguments, call.result.ndim
     if "dims" in arguments:
         order = [dim % ndim for dim in arguments["dims"]]
@@ -47,7 +47,7 @@ def permute(coupling: Coupling, call: Call) -> None:
 
 
 def view(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a reshape, run by run: flatten each run of dimensions, then unflatten it.
+    """Coupling rule for a reshape: each run of dimensions that changes is flattened first, then unflattened.
 
     Both shapes are cut into the shortest runs of equal product.
     A view keeps the order of the entries, so that runs of equal product hold the same entries and can be treated one
@@ -127,7 +127,7 @@ def _unflatten(
 
 
 def expand(coupling: Coupling, call: Call) -> None:
-    """Follow channels through an expansion: all copies of one position go with whatever they are joined to."""
+    """Coupling rule for ``expand``: each copy of a position is removed with what it is later combined with."""
     source, result = call.inputs[0], call.result
     new = result.ndim - source.ndim
     labels = [None] * new + coupling.labels(source)
@@ -139,12 +139,12 @@ def expand(coupling: Coupling, call: Call) -> None:
 
 
 def constant_tensor(coupling: Coupling, call: Call) -> None:
-    """Give a tensor of equal entries free labels: its positions can go with the channels that they are joined to."""
+    """Coupling rule for a tensor of equal entries: each position is removed with what it is later combined with."""
     coupling.write(call.result, [coupling.free(size) if size > 1 else None for size in call.result.shape])
 
 
 def unsqueeze(coupling: Coupling, call: Call) -> None:
-    """Follow channels through the insertion of a dimension of size 1."""
+    """Coupling rule for ``unsqueeze``: nothing can be removed from the new dimension of size 1."""
     labels = coupling.labels(call.inputs[0])
     labels.insert(call.arguments["dim"] % call.result.ndim, None)
     coupling.write(call.result, labels)
@@ -152,7 +152,7 @@ def unsqueeze(coupling: Coupling, call: Call) -> None:
 
 
 def squeeze(coupling: Coupling, call: Call) -> None:
-    """Follow channels through ``torch.squeeze``, which removes dimensions of size 1."""
+    """Coupling rule for ``squeeze``, which drops dimensions of size 1: the other dimensions keep their channels."""
     source = call.inputs[0]
     removed = {dim for dim in call.dims("dim", source.ndim) if source.shape[dim] == 1}
     coupling.write(call.result, [labels for dim, labels in enumerate(coupling.labels(source)) if dim not in removed])
@@ -160,7 +160,7 @@ def squeeze(coupling: Coupling, call: Call) -> None:
 
 
 def repeat(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a repetition: all copies of a dimension lose the same positions."""
+    """Coupling rule for ``repeat``: all copies of a dimension lose the same positions."""
     source, repeats = call.inputs[0], call.arguments["repeats"]
     labels: list[Labels] = [*[None] * (len(repeats) - source.ndim), *coupling.labels(source)]
     coupling.write(

@@ -15,7 +15,7 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 def choose_layers(model: nn.Module, groups: Groups, include: Layers | None, exclude: Layers) -> Groups:
-    """Return the channel groups of layers that ``include`` names (None: all), without those that ``exclude`` names.
+    """Return the channel groups of the layers that ``include`` names (None: all) and ``exclude`` does not name.
 
     A family belongs to a pattern if any of the layers that make its channels does.
 
@@ -73,7 +73,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def limits_of(groups: Groups, min_units: float, multiple_of: int) -> Limits | None:
-    """Return the limits on kept channels per layer; None for ``min_units=1`` and ``multiple_of=1``.
+    """Return the limits (minimum and multiple) of kept channels per layer; None if both are 1.
 
     ``multiple_of`` counts channels: in a layer where a unit has several channels, fewer units are a multiple.
 

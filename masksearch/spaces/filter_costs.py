@@ -11,7 +11,7 @@ from masksearch.spaces.filter_groups import Groups
 
 @dataclass(frozen=True)
 class Part:
-    """Cost of a part of a network, such as a block: its parameters, products of activations and constant costs."""
+    """What a part of a network, such as a block, costs: parameters and products that masks shrink, and a constant."""
 
     cut: np.ndarray  # indices of its parameters among those that masks shrink, int64
     products: tuple[int, ...]  # indices of its products of activations
@@ -59,7 +59,7 @@ class Costs:
         }
 
     def part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the cost of a part of the network with given parameters, products of activations and MACs in all."""
+        """Return the cost of a part of the network with these parameters, products of activations and total MACs."""
         known = {name: place for place, name in enumerate(self._names)}
         others = [name for name in parameters if name not in known]
         counted = sum(self._groups.macs.get(name, 0) for name in parameters if name in known)
@@ -69,7 +69,7 @@ class Costs:
         return Part(cut, tuple(products), constant)
 
     def of(self, hold: str, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
-        """Return the units, parameters or MACs per input that remain if layers keep ``kept`` units.
+        """Return the units, parameters or MACs per input of a network whose layers keep ``kept`` units.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class Costs:
         return counts // self._sizes
 
     def widths(self, kept: np.ndarray) -> np.ndarray:
-        """Return each prunable layer's number of output channels, int64 (n,), from the kept units ``kept``."""
+        """Return how many output channels each prunable layer has if the layers keep ``kept`` units."""
         return (self._fixed + self._per_unit @ kept)[self._makes]
 
     def _entries(self, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from masksearch.utils.errors import InputError
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise an :class:`InputError` if a parameter that masks shrink is missing, or any tensor has a wrong shape.
+    """Raise an :class:`InputError` if a tensor has a wrong shape, or a parameter that masks can shrink is missing.
 
     ``what`` names the owner of the tensors in the message.
     """
@@ -33,7 +33,7 @@ def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> No
 
 
 def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return named tensors without the positions of the channels that the mask ``bits``, bool (n_units,), removes.
+    """Return tensors without the channels that a mask removes; ``bits`` is the mask, a bool tensor (n_units,).
 
     Tensors without such positions are returned without a copy.
 
@@ -56,7 +56,7 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
 
 
 def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expand tensors that :func:`cut_tensors` made to their full shapes, with zeros for the removed channels."""
+    """Return tensors that :func:`cut_tensors` made in their full shapes, with zeros for the removed channels."""
     whole = dict(tensors)
     for name, runs in groups.by_tensor.items():
         if name in whole:
@@ -69,7 +69,7 @@ def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) 
 
 
 def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
-    """Return a smaller copy of a network, without the channels that the mask ``bits``, bool (n_units,), removes."""
+    """Return a smaller copy of a network without the channels that a mask removes; ``bits`` is the mask."""
     tensors = named_tensors(model)
     check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
@@ -84,7 +84,7 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 @dataclass
 class PruningRecord:
-    """Shapes of a network before all pruning, and the sizes changed since; a pruned network carries this record.
+    """Record that a pruned network carries: the shapes before all pruning, and the sizes that pruning has changed.
 
     A network that :func:`cut` made has it as its attribute ``pruning_record``.
     """
@@ -94,19 +94,19 @@ class PruningRecord:
 
 
 def record_of(model: nn.Module) -> PruningRecord:
-    """Return the pruning record of a network; for a network not pruned, a record with its present shapes."""
+    """Return a network's record of pruning; if it is not pruned, a record with its present shapes."""
     record: PruningRecord | None = vars(model).get("pruning_record")
     return record or PruningRecord({name: list(tensor.shape) for name, tensor in named_tensors(model).items()}, [])
 
 
 def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
-    """Store a pruned network's changed sizes in it, together with the record of the network before pruning."""
+    """Store in a pruned network the record of all earlier pruning, with the sizes that this pruning has changed."""
     known = {(module, attribute, index): number for module, attribute, index, number in [*record.numbers, *numbers]}
     vars(small)["pruning_record"] = PruningRecord(record.dense, [(*place, n) for place, n in known.items()])
 
 
 def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
-    """Return the new value of each attribute that counts channels: (module, attribute, index or None, value)."""
+    """Return the new values of attributes that count channels: (module, attribute, index or None, value) for each."""
     return [(*size.place, size.n_kept(bits)) for size in groups.sizes]
 
 

@@ -17,7 +17,7 @@ from masksearch.spaces.size_attributes import SizeAttribute
 
 @dataclass(frozen=True, eq=False)
 class Run(UnitPositions):
-    """Positions along one dimension of a tensor, each with the number of the unit (group of channels) it belongs to.
+    """Positions along one dimension of a tensor, with the unit (group of channels removed together) of each.
 
     A unit is a group of channels that are removed together.
     """
@@ -29,7 +29,7 @@ class Run(UnitPositions):
 
 @dataclass(frozen=True)
 class Family:
-    """One layer of a space of filter masks: channel groups that cover equally many positions of the same tensors."""
+    """Layer of a space of filter masks: units (channel groups) that take equally many positions of the same tensors."""
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight
@@ -38,7 +38,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """All groups of a network's channels that are removed together (units), with their positions in tensors.
+    """All units of a network (groups of channels that are removed together), with their positions in tensors.
 
     Units are numbered family by family. Because those of a family have equally many positions along each dimension, the
     parameters and MACs of a pruned network follow from the number of units that each family keeps.
@@ -68,20 +68,20 @@ class Groups:
 
     @cached_property
     def slices(self) -> list[slice]:
-        """Return, for every layer in order, the slice of its unit numbers."""
+        """Return a slice for each layer, in order, that selects the layer's units."""
         stops = np.cumsum([family.size for family in self.families]).tolist()
         return [slice(stop - family.size, stop) for family, stop in zip(self.families, stops, strict=True)]
 
     @cached_property
     def by_tensor(self) -> dict[str, list[Run]]:
-        """Return {tensor name: unit numbers along each prunable dimension} of the tensors that masks shrink."""
+        """Return {tensor name: unit numbers along each prunable dimension}, for tensors that masks make smaller."""
         tensors: dict[str, list[Run]] = {}
         for run in self.runs:
             tensors.setdefault(run.tensor, []).append(run)
         return tensors
 
     def kept_entries(self, bits: Tensor) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor, True = kept} under the mask ``bits``, bool (n_units,)."""
+        """Return {parameter name: bool tensor, True = kept} under the mask ``bits``, a bool tensor (n_units,)."""
         masks: dict[str, Tensor] = {}
         for name, runs in self.by_tensor.items():
             if name in self.parameters:
@@ -92,17 +92,17 @@ class Groups:
         return masks
 
     def norm_runs(self) -> dict[str, tuple[Run, int]]:
-        """Return {norm: (unit numbers of its channels, their dimension)} of the norms with removable channels."""
+        """Return {norm: (unit numbers of its channels, channel dimension)}, for norms with removable channels."""
         runs = {_layer(run.tensor): run for run in self.runs}
         return {module: (runs[module], dim) for module, dim in self.norms if module in runs}
 
     def kept_in_norms(self, bits: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of kept channels, channel dimension)}, for the norms that a mask makes smaller."""
         kept = {module: (run.kept(bits), dim) for module, (run, dim) in self.norm_runs().items()}
         return {module: (bits.nonzero().flatten(), dim) for module, (bits, dim) in kept.items() if not bits.all()}
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
-        """Return a copy of the channel groups without some layers; ``left_out`` has these with ``reason``."""
+        """Return a copy of these groups without some layers; its ``left_out`` lists these layers with ``reason``."""
         removed = set(families)
         number = np.full(self.n_units + 1, FIXED)  # new numbers of units; the last entry maps FIXED to FIXED
         stays = [

@@ -74,7 +74,7 @@ class FilterSpace(RemovableSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash (16 hex digits) of layers and units; masks fit all spaces with the same fingerprint."""
+        """Return a hash (16 hex digits) of layers and units; a mask fits every space with the same hash."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
@@ -110,7 +110,7 @@ class FilterSpace(RemovableSpace):
         return filled_tensors(self.groups, mask.bits, state)
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change.
+        """Return a mask as {parameter name: bool tensor, True = kept}, for all parameters that masks can change.
 
         A removed channel prunes its filter, bias and normalisation parameters, and the weights that read it.
         """
@@ -118,7 +118,7 @@ class FilterSpace(RemovableSpace):
 
     @cached_property
     def norm_units(self) -> Tensor:
-        """Return which units have channels in norms that normalise over kept channels only: bool (n_units,).
+        """Return, for each unit, whether it has channels in norms that normalise over kept channels only.
 
         All False without ``norms=True``: then masks only zero parameters.
         """
@@ -128,11 +128,11 @@ class FilterSpace(RemovableSpace):
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of kept channels, channel dimension)}, for the norms that a mask makes smaller."""
         return self.groups.kept_in_norms(mask.bits)
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make a network's norms normalise over kept channels only, by hooks.
+        """Add hooks by which a network's norms, such as LayerNorm, normalise only over channels that a mask keeps.
 
         Copies of the network keep the hooks; pruning removes them.
         """
@@ -141,7 +141,7 @@ class FilterSpace(RemovableSpace):
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer that says its kind, such as attention heads; equal kinds have equal texts.
+        """Return a text per layer that names its kind, such as attention heads; layers of a kind have equal texts.
 
         Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
         or the neurons of all MLPs.
@@ -164,7 +164,7 @@ class FilterSpace(RemovableSpace):
         return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors, {parameter name: tensor}, over each group of channels; return the sums, float (n_units,).
+        """Sum tensors, given by parameter name, over each group of channels; return one sum per group.
 
         Parameters
         ----------
@@ -198,11 +198,11 @@ class FilterSpace(RemovableSpace):
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
-        """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
+        """Return how many output channels each layer with removable channels keeps under a mask."""
         return self.costs.widths(mask.kept_counts)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``."""
         return self.costs.of(hold, kept)
 
     @cached_property
@@ -252,7 +252,7 @@ def filter_space(
     multiple_of: int = 1,
     norms: bool = False,
 ) -> FilterSpace:
-    """Find a network's removable channels; return the space of masks with one bit per group removed together.
+    """Return the space of filter masks of a network: one bit per group of channels that must be removed together.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the

@@ -17,7 +17,7 @@ _TOLERANCE = 1e-9  # of the outputs' standard deviation
 
 @contextmanager
 def float64_defaults() -> Iterator[None]:
-    """In a ``with`` block, new tensors are float64; the global random state is the old one afterwards."""
+    """Context manager in which new tensors are float64; at its end, the global random state is as before."""
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
@@ -57,7 +57,7 @@ def refused_example(model: nn.Module, inputs: Nested, error: Exception) -> Input
 
 
 def random_inputs(example: Nested, most: int, generator: torch.Generator) -> Nested:
-    """Return a batch of normally distributed inputs in the form of one example; integers are repeated.
+    """Return a batch of normally distributed inputs, shaped like one example; its integers are repeated, not drawn.
 
     It has at most ``most`` examples and fewer of large ones, since small networks have dead outputs for some inputs.
     """
@@ -93,7 +93,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
 
 
 def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter and every normalisation statistic at random, away from zero.
+    """Set all parameters and normalisation statistics of a network to random values that are not close to zero.
 
     A zero-initialised head, a layer scale of 1e-6 or a fresh BatchNorm would hide errors in wrong channels.
     Matrices and kernels get a variance of 2 / fan-in (He et al. 2015, eq. 10), scales and biases lie in +-[0.5, 1.5].
@@ -115,7 +115,7 @@ def randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def unequal(masked: Sequence[Tensor], pruned: Sequence[Tensor]) -> str:
-    """Return how two lists of outputs differ; "" if they are equal and one varies: constant outputs prove nothing."""
+    """Return how two lists of outputs differ, in words; "" if they are equal and not constant."""
     if len(masked) != len(pruned):
         return f"there are {len(pruned)} output tensors and not {len(masked)}"
     varies, widest = False, 0.0
@@ -137,7 +137,7 @@ def unequal(masked: Sequence[Tensor], pruned: Sequence[Tensor]) -> str:
 
 
 def training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:
-    """Return the error of a pruned network in training mode, of an auxiliary head, say; "" if ``model`` has one."""
+    """Return the error of a pruned network in training mode; "" if there is none or the unpruned network fails, too."""
     images = map_tensors(lambda tensor: _repeated(tensor[:1], 2), images)  # batch statistics need two inputs
     with torch.no_grad():
         try:

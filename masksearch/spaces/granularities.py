@@ -29,12 +29,12 @@ REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
 
 
 def ranked_units(granularity: str) -> str:
-    """Return the kind of units that criteria rank for a granularity: "weight" for "nm" masks, else the same kind."""
+    """Return the units that criteria rank: single weights for granularity "nm", otherwise those of the granularity."""
     return "weight" if granularity == "nm" else granularity
 
 
 def space_of(granularity: Granularity, model: nn.Module, example: Nested, layers: LayerKind = "all") -> NetworkSpace:
-    """Return the mask space of a network in which one mask bit switches a unit of the given granularity.
+    """Return the mask space of a network for a granularity: one mask bit per weight, filter or residual block, say.
 
     Parameters
     ----------

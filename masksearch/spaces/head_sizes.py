@@ -33,7 +33,7 @@ Sizes = Mapping[
 
 @dataclass(frozen=True, eq=False)
 class HeadAxis(UnitPositions):
-    """Axis of attention heads that a view in a module's forward makes, (heads, head_dim) for example."""
+    """Axis of attention heads in the result of a module's ``view``, such as the first of (heads, head_dim)."""
 
     owner: str  # name of the module
     sizes: tuple[int, ...]  # of all axes of the view
@@ -42,7 +42,7 @@ class HeadAxis(UnitPositions):
 
     @property
     def amounts(self) -> set[int]:
-        """Return the sizes that shrink when heads are pruned: products of neighbouring axes that include the heads."""
+        """Return the sizes that shrink if heads are pruned: products of neighbouring axes, the head axis among them."""
         amounts: set[int] = set()
         for start in range(len(self.sizes)):
             for stop, amount in enumerate(accumulate(self.sizes[start:], mul), start + 1):
@@ -53,7 +53,7 @@ class HeadAxis(UnitPositions):
 
 @dataclass(frozen=True, eq=False)
 class HeadAttribute(UnitPositions):
-    """Integer attribute of a module, such as ``num_heads``, that is proportional to the kept attention heads."""
+    """Integer attribute of a module, such as ``num_heads``, that is proportional to the number of kept heads."""
 
     module: str
     attribute: str  # "num_heads", or "config.num_heads"
@@ -62,7 +62,7 @@ class HeadAttribute(UnitPositions):
 
 @dataclass(frozen=True, eq=False)
 class ViewSize(UnitPositions):
-    """Size in a call of ``view`` or ``reshape`` that is proportional to the kept attention heads."""
+    """Size in a call of ``view`` or ``reshape`` that is proportional to the number of kept attention heads."""
 
     module: str
     call: str  # name of the call, see :class:`~masksearch.spaces.view_sizes.ViewCall`
@@ -72,12 +72,12 @@ class ViewSize(UnitPositions):
 
     @property
     def attribute(self) -> str:
-        """Return this size's key: ``"view reshape3#1.2"`` for dimension 2 of the result of call ``reshape3#1``."""
+        """Key of the size: ``"view reshape3#1.2"`` for dimension 2 of the second ``reshape`` to 3 dimensions."""
         return f"{_VIEW}{self.call}.{self.dim}"
 
 
 def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
-    """Return {module: {attribute: value}} of all numbers that pruning heads by the mask ``bits`` changes."""
+    """Return {module: {attribute: value}} for the sizes that change if the mask ``bits`` prunes attention heads."""
     sizes: dict[str, dict[str, Any]] = copy.deepcopy(getattr(model, _RECORD, {}))
     for size in groups.head_sizes:
         values, kept = sizes.setdefault(size.module, {}), size.n_kept(bits)
@@ -90,7 +90,7 @@ def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
 
 
 def set_sizes(model: nn.Module, sizes: Sizes) -> None:
-    """Set integer attributes of modules, {module: {attribute: value}}; each changed config object is copied first."""
+    """Set sizes in modules, given as {module: {attribute: value}}; a config object is copied before it changes."""
     for name, values in sizes.items():
         module = model.get_submodule(name)
         shares: Shares = {}
@@ -119,7 +119,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find sizes that shrink with attention heads; return channel groups with them, and {layer without any: reason}.
+    """Find sizes that shrink with attention heads; return channel groups with them, and {layer: reason it has none}.
 
     Parameters
     ----------

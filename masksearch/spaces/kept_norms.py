@@ -41,14 +41,14 @@ class _OverKept:
 
 
 def set_norm_hooks(model: nn.Module, kept: Kept) -> None:
-    """Make a network's norms normalise over their kept channels only, by hooks that replace earlier ones."""
+    """Add hooks by which a network's norms, such as LayerNorm, normalise only over their kept channels."""
     remove_norm_hooks(model)
     for name, (positions, dim) in kept.items():
         model.get_submodule(name).register_forward_hook(_OverKept(positions, dim), with_kwargs=True)
 
 
 def remove_norm_hooks(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """Make all norms of a network normalise over all channels again; return the kept channels that were set."""
+    """Make all norms normalise over all channels again; return {norm: (kept channels, dimension)} as it was."""
     removed = {}
     for name, module in model.named_modules():
         for number, hook in list(module._forward_hooks.items()):
@@ -61,7 +61,7 @@ def remove_norm_hooks(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
 
 @contextmanager
 def norms_over(model: nn.Module, kept: Kept) -> Iterator[None]:
-    """In a ``with`` block, make a network's norms normalise over their kept channels only."""
+    """Context manager in which a network's norms, such as LayerNorm, normalise only over their kept channels."""
     before = remove_norm_hooks(model)
     set_norm_hooks(model, kept)
     try:
@@ -72,7 +72,7 @@ def norms_over(model: nn.Module, kept: Kept) -> Iterator[None]:
 
 @contextmanager
 def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
-    """In a ``with`` block, let channels of norms be removable, together with the norms' own parameters.
+    """Context manager: a network traced in it has removable channels in norms such as LayerNorm.
 
     A norm is a module without children whose parameters are vectors of one size, and which reduces over the one
     dimension of that size. Its name and dimension are added to ``coupling.norms``.
@@ -119,7 +119,7 @@ def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
 
 
 def may_be_norm(module: nn.Module) -> bool:
-    """Return whether a module may be a norm: no children, and only vectors of one size as parameters."""
+    """Return whether a module may be a norm: it has no submodules, and its parameters are vectors of one size."""
     sizes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
     vectors = len(sizes) == 1 and len(next(iter(sizes))) == 1 and next(iter(sizes))[0] > 1
     grouped = isinstance(module, nn.GroupNorm) and module.num_groups > 1

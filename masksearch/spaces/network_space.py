@@ -16,7 +16,7 @@ from masksearch.utils.errors import InputError
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """Base class of the spaces of a network's pruning masks; it stores parameters' names and shapes, no weights.
+    """Base class of spaces of pruning masks of a network; it stores names and shapes of parameters, no weights.
 
     A unit is what one mask bit switches: a weight, or a group of channels.
     """
@@ -25,7 +25,7 @@ class NetworkSpace(MaskSpace, ABC):
     """Whether pruning makes the network smaller (filters, blocks); otherwise pruned weights stay as zeros."""
 
     left_out: Sequence[tuple[str, str]] = ()
-    """(name, reason) of each layer or branch without units."""
+    """Layers and branches that masks can't prune, as (name, reason) pairs."""
 
     def __repr__(self) -> str:
         """Return one line with the numbers of units and layers, and the fingerprint."""
@@ -34,22 +34,22 @@ class NetworkSpace(MaskSpace, ABC):
 
     @abstractmethod
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change."""
+        """Return a mask as {parameter name: bool tensor, True = kept}, for all parameters that masks can change."""
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Return the names of the weights that masks prune; in filter spaces, masks prune whole filters of them."""
+        """Return the names of the weights that masks prune, entry by entry or by whole filters."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors, {parameter name: tensor}, over the entries of each unit; return the sums, (n_units,).
+        """Sum tensors, given by parameter name, over the entries of each unit; return one sum per unit.
 
         ``part`` is ``"all"``, or ``"filters"`` for only those entries of weights that make the unit's channels.
         """
 
     @contextmanager
     def applied(self, model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
-        """In a ``with`` block, zero the entries of a network's parameters that a mask prunes.
+        """Context manager in which the pruned entries of a network's parameters are zero; it restores them at its end.
 
         At the end of the block, also after an exception, every masked parameter gets its old values back, bit for bit;
         changes made within the block are lost.
@@ -83,11 +83,11 @@ class NetworkSpace(MaskSpace, ABC):
         self.set_norms(model, mask)
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {normalisation layer: (indices of its kept channels, their dimension)}; {} if masks keep all whole."""
+        """Return {norm: (indices of kept channels, channel dimension)}, for norms that a mask makes smaller."""
         return {}
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make a network's norms normalise over a mask's kept channels; by default, spaces leave norms as they are."""
+        """Make a network's norms use only channels that a mask keeps; spaces other than those of filters do nothing."""
 
     def _masked_parameters(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
         self.check_mask(mask)

@@ -18,7 +18,7 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class NMSpace(WeightSpace):
-    """Weight masks that keep exactly ``n`` of every ``m`` consecutive inputs of each output (N:M sparsity).
+    """Weight masks with N:M sparsity, which keep exactly ``n`` of every ``m`` consecutive inputs of each output.
 
     Made by :func:`nm_space`. A unit is one weight. Units of a group are consecutive, in the order of
     ``weight.flatten(1)``: along the inputs of a linear layer, along (input channel, kernel row, kernel column) of a
@@ -50,11 +50,11 @@ class NMSpace(WeightSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash (16 hex digits) of layers, n and m; masks fit all spaces with the same fingerprint."""
+        """Return a hash (16 hex digits) of layers, n and m; a mask fits every space with the same hash."""
         return hashlib.sha256(f"{super().fingerprint}/{self.n}:{self.m}".encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """Return one line for error messages: the N:M pattern, sizes of the layers, fingerprint."""
+        """Return a line that describes this space in error messages: N:M pattern, layer sizes and hash."""
         return f"{self.n}:{self.m} {super().describe()}"
 
     def has_pattern(self, mask: Mask) -> bool:

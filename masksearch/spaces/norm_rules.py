@@ -13,7 +13,7 @@ from masksearch.spaces.coupling_call import Call
 
 
 def group_norm(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a group norm: a group's channels are removed together; with one group, none can be."""
+    """Coupling rule for a group norm: a group's channels are removed together; with one group, none can be removed."""
     arguments = call.arguments
     source, vectors, n_groups = arguments["input"], call.inputs[1:], arguments["group"]
     batch, channels, *others = coupling.labels(source)
@@ -33,7 +33,7 @@ def group_norm(coupling: Coupling, call: Call) -> None:
 
 
 def batch_norm(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a batch norm: each channel goes with its statistics and parameters."""
+    """Coupling rule for a batch norm: each channel is removed with its statistics and parameters."""
     source, *vectors = call.inputs
     labels = coupling.labels(source)
     meeting = [labels[1], *(coupling.labels(vector)[0] for vector in vectors)]
@@ -42,7 +42,7 @@ def batch_norm(coupling: Coupling, call: Call) -> None:
 
 
 def layer_norm(coupling: Coupling, call: Call) -> None:
-    """Follow channels through a layer norm: none of the normalised ones can be removed, since they share statistics."""
+    """Coupling rule for a layer norm: no normalised channel can be removed, since all share their statistics."""
     source, *vectors = call.inputs
     labels = coupling.labels(source)
     over = len(call.arguments["normalized_shape"])
@@ -55,7 +55,7 @@ def layer_norm(coupling: Coupling, call: Call) -> None:
 
 
 class UnsizedGroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm`` without affine parameters, whose number of groups follows from its (pruned) input."""
+    """``nn.GroupNorm`` without parameters that fits pruned inputs: groups keep their size, so their number changes."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalised input; its groups have as many channels as before pruning."""

@@ -25,7 +25,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the output, shaped like ``query``, and attention weights or None, as ``nn.MultiheadAttention``.
+        """Return (output, attention weights or None), as ``nn.MultiheadAttention`` does.
 
         A mask per head (n * num_heads, l, s) needs the remaining heads only.
         """

@@ -31,7 +31,7 @@ class States(tuple[Tensor, ...]):
 
 
 def cells(module: nn.RNNBase) -> list[tuple[bool, list[Tensor]]]:
-    """Return (runs backwards, parameters) of each layer and direction of a recurrent module, in torch's order."""
+    """Return (whether it runs backwards, its parameters) for each layer and direction of a recurrent module."""
     result = []
     for layer, backwards in product(range(module.num_layers), (False, True)[: 1 + module.bidirectional]):
         suffix = f"l{layer}_reverse" if backwards else f"l{layer}"
@@ -160,7 +160,7 @@ class _Unequal(nn.RNNBase):
                     torch._cudnn_rnn_flatten_weight(parameters, len(parameters), *sizes, self.batch_first, False)
 
     def extra_repr(self) -> str:
-        """Return the sizes of input and of each layer and direction, for the printed network."""
+        """Return, for the printed network, the sizes of the input and of each layer and direction."""
         projected = f", proj_sizes={output_sizes(self)}" if self.proj_size else ""
         return f"{self.input_size}, hidden_sizes={hidden_sizes(self)}{projected}, bidirectional={self.bidirectional}"
 
@@ -182,7 +182,7 @@ RECURRENT: tuple[type[nn.RNNBase], ...] = (*_UNEQUAL, *_UNEQUAL.values())  # sub
 
 
 def fit_recurrent(module: nn.RNNBase) -> None:
-    """Set a pruned recurrent module's sizes from its parameters; unequal hidden sizes change its class, too."""
+    """Set a pruned recurrent module's sizes from its parameters; if hidden sizes differ, also change its class."""
     module.input_size = cells(module)[0][1][0].shape[1]
     if type(module) not in RECURRENT:
         return

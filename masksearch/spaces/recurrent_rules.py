@@ -26,7 +26,7 @@ class _Pausable(Protocol):
 
 @contextmanager
 def following_recurrent(coupling: Coupling, model: nn.Module, tracer: _Pausable) -> Iterator[None]:
-    """In a ``with`` block, follow channels through whole recurrent modules instead of their operations.
+    """Context manager in which coupling rules treat a recurrent module as a whole, not operation by operation.
 
     While a recurrent module runs, ``tracer`` is paused.
     """
@@ -78,7 +78,7 @@ class _Unpacking(TorchFunctionMode):
 
 
 def pack(coupling: Coupling, call: Call) -> None:
-    """Follow channels through the packing of sequences, which moves only entries of the batch and of time."""
+    """Coupling rule for packing sequences, which rearranges only batch and time: the result has the same channels."""
     data = call.inputs[0]
     labels = coupling.labels(data)
     for dim_labels in labels[:2]:

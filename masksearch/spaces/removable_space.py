@@ -36,11 +36,11 @@ class RemovableSpace(NetworkSpace):
         """
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
+        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
         return {}
 
     def shapes_left(self, mask: Mask) -> dict[str, tuple[int, ...]]:
-        """Return {parameter or buffer: shape} of the network that is pruned by a mask."""
+        """Return {parameter or buffer: shape} of the network after pruning by a mask."""
         self.check_mask(mask)
         replacements = self.replacements(mask)
         gone = tuple(f"{module}." for module in replacements)
@@ -65,7 +65,7 @@ class RemovableSpace(NetworkSpace):
 
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``."""
 
     @property
     def least_kept(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class RemovableSpace(NetworkSpace):
         return self.needed * (1 if self.limits is None else self.limits.lowest)
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
+        """Return how many units, parameters or MACs per input the removal of each single unit saves."""
         choose("hold", hold, list(get_args(Hold)))
         full = self.cost_of(self.sizes, hold)
         saved = [full - self.cost_of(self._without_one(place), hold) for place in range(len(self.layers))]
@@ -102,7 +102,7 @@ class RemovableSpace(NetworkSpace):
         return self.cost_of(mask.kept_counts, hold) / self.cost_of(self.sizes, hold)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost no more than the density allows.
+        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows.
 
         ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
         with ``multiple_of``, where masks may keep fewer units.
@@ -113,7 +113,7 @@ class RemovableSpace(NetworkSpace):
         return self.cost_of(kept, amount.hold) <= self.allowed(amount)
 
     def allowed(self, amount: Amount) -> float:
-        """Return the largest number of parameters or MACs that an amount allows.
+        """Return the largest number of parameters or MACs that the density in ``amount`` allows.
 
         Raises
         ------

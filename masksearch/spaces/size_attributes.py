@@ -34,12 +34,12 @@ class SizeAttribute(UnitPositions):
 
     @property
     def place(self) -> tuple[str, str, int | None]:
-        """Return where a number of channels is stored: module, attribute, and index in a tuple or list (or None)."""
+        """Return where the number of channels is stored: (module, attribute, index in a tuple or list or None)."""
         return self.module, self.attribute, self.index
 
 
 def note_sizes(coupling: Coupling, call: Call) -> None:
-    """Record the modules' attributes that may have given the results of an operation their sizes."""
+    """Record attributes of modules whose value equals a size in an operation's results, which may come from it."""
     if call.name not in _SIZED:
         return
     numbers = [(name, *found) for name, module in call.running for found in _numbers(module)]
@@ -52,7 +52,7 @@ def note_sizes(coupling: Coupling, call: Call) -> None:
 
 
 def holds_sizes(call: Call, sizes: Sequence[int]) -> bool:
-    """Return whether attributes of the modules that run an operation hold all of these sizes."""
+    """Return whether each of these sizes is the value of an attribute of a module that runs the operation."""
     values = {value for _, module in call.running for *_, value in _numbers(module)}
     return all(size in values for size in sizes)
 
@@ -71,7 +71,7 @@ def _is_number(value: object) -> bool:
 
 
 def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Iterator[tuple[SizeAttribute, ...]]:
-    """Yield sets of attributes that could make one layer's channels removable if changed, small sets first."""
+    """Yield sets of attributes, small ones first, whose change could make the channels of a layer removable."""
     own: dict[tuple[object, ...], SizeAttribute] = {}
     for candidate in candidates:
         if candidate.within(family).any():
@@ -82,7 +82,7 @@ def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Ite
 
 
 def set_attributes(model: nn.Module, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
-    """Set numbers in attributes of modules, in place: (module, attribute, index or None, new number).
+    """Set sizes in attributes of modules, in place, given as (module, attribute, index or None, new number).
 
     Raises a ValueError for an attribute that has no whole number, or no whole numbers, and for another new number.
     """

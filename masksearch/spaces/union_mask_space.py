@@ -24,7 +24,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True)
 class UnionLimits(Limits):
-    """Limits on the kept units of layers in a union space: filters within removed blocks keep nothing.
+    """Limits of the kept units per layer in a space of blocks and filters: filters within removed blocks keep none.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ class UnionLimits(Limits):
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Return the smallest allowed number of kept units of every layer, int64 (n_layers,); 0 for residual blocks.
+        """Return the smallest number of units that each layer may keep: 0 for residual blocks.
 
         A layer of filters in removed blocks keeps 0 units.
         """
         return np.minimum(-(-np.array(self.least) // self.steps) * self.steps, self.sizes)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers may keep units, since they are in no block or a kept one: bool (n_layers,)."""
+        """Return, for each layer, whether it may keep units: it is in no block, or in a block that is kept."""
         inside, contains = self._containment
         return ~inside | ((contains @ (kept > 0)) > 0)
 
@@ -56,17 +56,17 @@ class UnionLimits(Limits):
         return np.array([bool(own) for own in self.owners]), contains
 
     def allow(self, kept: np.ndarray) -> bool:
-        """Return whether layers may keep these numbers of units, int64 (n_layers,)."""
+        """Return whether the layers may keep the numbers of units in ``kept``."""
         alive = self.alive(kept)
         return not kept[~alive].any() and bool((kept == self.floor(kept))[alive].all())
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return kept units per layer, int64 (n_layers,), rounded to allowed numbers; 0 in removed blocks."""
+        """Return the kept units per layer rounded down to allowed numbers; 0 for layers within removed blocks."""
         return np.where(self.alive(kept), self.floor(kept), 0)
 
 
 class UnionSpace(RemovableSpace):
-    """Masks of a network with one bit per residual branch and per channel group, under one common density.
+    """Masks of a network with a bit per residual branch and a bit per channel group, under one common density.
 
     Made by :func:`~masksearch.union_space`. Blocks come first, each a layer with one unit; the layers of filters
     follow. The units of layers that lie in removed blocks count as removed: :class:`~masksearch.core.mask.Mask` prunes
@@ -120,14 +120,14 @@ class UnionSpace(RemovableSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash (16 hex digits) of blocks and filters; masks fit all spaces with the same fingerprint."""
+        """Return a hash (16 hex digits) of blocks and filters; a mask fits every space with the same hash."""
         digest = hashlib.sha256(super().fingerprint.encode())
         digest.update(f"{self.blocks.fingerprint}/{self.filters.fingerprint}".encode())
         return digest.hexdigest()[:16]
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer that describes its kind; layers with equal texts look alike."""
+        """Return a text per layer that describes its kind; layers of equal structure have equal texts."""
         kinds = (("block", self.blocks), ("filters", self.filters))
         return tuple(f"{kind}: {text}" for kind, space in kinds for text in space.topologies)
 
@@ -140,16 +140,16 @@ class UnionSpace(RemovableSpace):
 
     @property
     def needed(self) -> np.ndarray:
-        """Return which layers must keep a unit under every mask: bool (n_layers,), True for filters in no block."""
+        """Return, for each layer, whether every mask must keep a unit of it: True for filters that are in no block."""
         limits = zip(self.limits.least, self.limits.owners, strict=True)
         return np.array([bool(least) and not own for least, own in limits])
 
     def empty(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers of filters outside of removed blocks keep nothing, which breaks the network."""
+        """Return which layers of filters, outside of removed blocks, keep no unit; the network then can't work."""
         return (kept == 0) & self.limits.alive(kept) & (np.array(self.limits.least) > 0)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits, bool (n_units,), in which all channels within removed blocks are pruned, too."""
+        """Return the bits of a mask with all channels within removed blocks pruned, too."""
         kept = np.add.reduceat(bits.numpy().astype(np.int64), self.starts)
         dead = np.flatnonzero(~self.limits.alive(kept) & (kept > 0))
         if len(dead):
@@ -166,7 +166,7 @@ class UnionSpace(RemovableSpace):
     # Parameters.
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change."""
+        """Return a mask as {parameter name: bool tensor, True = kept}, for all parameters that masks can change."""
         of_blocks, of_filters = self.part_masks(mask)
         masks = self.filters.parameter_masks(of_filters)
         for name, keep in self.blocks.parameter_masks(of_blocks).items():
@@ -178,24 +178,24 @@ class UnionSpace(RemovableSpace):
         return list(dict.fromkeys([*self.blocks.layer_weights(), *self.filters.layer_weights()]))
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors, {parameter name: tensor}, over the entries of each unit; return the sums, (n_units,).
+        """Sum tensors, given by parameter name, over the entries of each unit; return one sum per unit.
 
         A block sums over the last parameters of its branch, a unit of filters over all entries that it removes.
         """
         return torch.cat([self.blocks.unit_sums(tensors, part), self.filters.unit_sums(tensors, part)])
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of kept channels, channel dimension)}, for the norms that a mask makes smaller."""
         return self.filters.kept_in_norms(self.part_masks(mask)[1])
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make a network's norms normalise over a mask's kept channels, if the filter space has ``norms=True``."""
+        """Make a network's norms use only channels that a mask keeps, if the filter space has ``norms=True``."""
         self.filters.set_norms(model, self.part_masks(mask)[1])
 
     # Pruning: channels first, then blocks. Layers within removed blocks stay whole until their block goes.
 
     def cut_mask(self, mask: Mask) -> Mask:
-        """Return the mask of filters by which to cut channels; it keeps all channels within removed blocks."""
+        """Return the mask of channels to cut; it keeps those in removed blocks, which are removed as a whole."""
         self.check_mask(mask)
         _, of_filters = self.part_masks(mask)
         bits = of_filters.bits.clone()
@@ -212,7 +212,7 @@ class UnionSpace(RemovableSpace):
         return super().restored(mask, self.filters.restored(self.cut_mask(mask), state))
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
+        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
         return self.blocks.replacements(self.part_masks(mask)[0])
 
     def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
@@ -243,7 +243,7 @@ class UnionSpace(RemovableSpace):
         ]
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,).
+        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``.
 
         Units of layers in removed blocks don't count.
         """
@@ -255,7 +255,7 @@ class UnionSpace(RemovableSpace):
         return self.filters.costs.of(hold, kept[n:], removed)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""
+        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows."""
         amount = Amount.of(density, hold=hold)
         one = amount.single("the layers of a union space have none of their own; give one density")
         if amount.hold == "units":
@@ -322,13 +322,13 @@ class _Ranking:
         self.steps = [place for _, place in sorted(steps)]
 
     def least(self, blocks: np.ndarray) -> np.ndarray:
-        """Return the smallest allowed kept units per layer, given the kept blocks, bool or int (n_blocks,)."""
+        """Return the smallest allowed numbers of kept units per layer, given which blocks are kept."""
         kept = self.limits.lowest.copy()
         kept[: self.n_blocks] = blocks
         return np.where(self.limits.alive(kept), kept, 0)
 
     def prefix(self, n: int) -> np.ndarray:
-        """Return the numbers of kept units per layer after the first n steps; fewer steps never cost more."""
+        """Return the kept units per layer after the first n steps of a ranking of all units; fewer never cost more."""
         taken = np.bincount(self.steps[:n], minlength=len(self.units))
         return self._with(self.least(taken[: self.n_blocks]), taken)
 
@@ -338,7 +338,7 @@ class _Ranking:
         return self.limits.higher(kept, taken)
 
     def filled(self, blocks: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-        """Return kept units per layer after adding steps in order, in each layer up to its first one beyond the budget.
+        """Return kept units per layer after taking a ranking's steps in order; a layer stops where one doesn't fit.
 
         ``blocks`` stay as they are.
         """

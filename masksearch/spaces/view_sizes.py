@@ -23,7 +23,7 @@ _SIZED = ("view", "reshape", "expand", "split")
 
 @dataclass(frozen=True, eq=False)
 class ViewCall:
-    """Size of a dimension with channels in a call of ``view``, ``reshape``, ``expand`` or ``split``."""
+    """Call of ``view``, ``reshape``, ``expand`` or ``split`` in which a size is a number of removable channels."""
 
     owner: str  # name of the module whose forward makes the call
     call: str  # "reshape3#1": the second call of reshape with a result of three dimensions while the module runs
@@ -45,13 +45,13 @@ def _sizes(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] 
 
 
 class CallCounter:
-    """Counter that names each call of ``view`` and similar functions in a module: ``reshape3#1`` is the second such."""
+    """Counter that names a module's calls of ``view`` and similar functions, to find them in later forward passes."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def name(self, function: str, sizes: Sequence[Any]) -> str:
-        """Return a name for the module's next call of ``function``: ``"reshape3#1"`` for the second of its kind."""
+        """Return a name for the next call: ``"reshape3#1"`` is the second ``reshape`` to 3 dimensions."""
         kind = f"{function}{len(sizes)}"
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return f"{kind}#{self._counts[kind] - 1}"
@@ -128,12 +128,12 @@ class SizedCalls:
         self._running: list[_Resize] = []
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
-        """Begin to correct the sizes of ``view`` and similar calls, before a module's forward pass."""
+        """Begin to correct the sizes in calls of ``view`` and the like, before the module's forward pass."""
         self._running.append(_Resize(self.shares))
         self._running[-1].__enter__()
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Stop correcting the sizes of ``view`` and similar calls, after the module's forward pass or its error."""
+        """Stop correcting the sizes in calls of ``view`` and the like, after the module's forward pass or its error."""
         if self._running:
             self._running.pop().__exit__(None, None, None)
 

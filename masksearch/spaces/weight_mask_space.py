@@ -58,7 +58,7 @@ class WeightSpace(NetworkSpace):
         return [self._weights[layer.name] for layer in self.layers]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Flatten the tensors of all maskable weights into one tensor, (n_units,), on their device.
+        """Flatten the tensors of all prunable weights, given by name, into one tensor with an entry per weight.
 
         ``tensors`` holds them by parameter name. A unit is one entry: there is nothing to sum, ``part`` has no effect.
         """

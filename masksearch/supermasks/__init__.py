@@ -27,7 +27,7 @@ __all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn"]
 
 @dataclass(frozen=True)
 class Supermask:
-    """Definition of a method that learns supermasks: how it scores weights, and its published SGD settings."""
+    """Definition of a method that learns masks of untrained weights: how weights are scored, and SGD settings."""
 
     start: Callable[[Tensor, torch.Generator], Tensor]  # weight -> initial scores
     draw: Callable[[Tensor, int], Tensor]  # scores (n,), ones -> 0/1 mask (n,) with a gradient for the scores

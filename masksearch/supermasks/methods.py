@@ -11,16 +11,22 @@ from masksearch.utils.errors import check_numbers, require
 
 @dataclass(frozen=True)
 class SupermaskSettings:
-    """Settings for learning a supermask's scores by SGD; momentum, decay and schedule are the published ones."""
+    """Settings for learning a mask of untrained weights by SGD on one score per weight.
+
+    Momentum, decay and schedule are those of the method's paper.
+
+    Momentum, decay and schedule are the published ones.
+    """
 
     epochs: int = 5
     """Passes over the training examples; 0 leaves the initial scores unchanged."""
     batch_size: int = 64
-    """Examples per optimiser step; the last batch of an epoch may be smaller."""
+    """Number of examples per batch; the last batch of an epoch may be smaller."""
     lr: float | None = None
-    """Initial learning rate of the scores; if not given, the method's published rate."""
+    """Initial learning rate of the scores; if not given, the rate that the method's paper uses."""
     rescale: bool = True
-    """Scale kept weights up while scores are learned, as in the papers; otherwise logits are too small to learn."""
+    """Multiply kept weights by a factor while scores are learned, as in the papers; otherwise logits are too small to
+    learn."""
 
     def __post_init__(self) -> None:
         check_numbers(self, epochs=1_000_000, lr=1e6)
@@ -30,7 +36,7 @@ class SupermaskSettings:
 
 
 def top(values: Tensor, kept: int) -> Tensor:
-    """Return a 0/1 tensor (n,) with ones at the ``kept`` highest of the ``values`` (n,)."""
+    """Return a 0/1 tensor (n,) with ones at the ``kept`` largest entries of ``values`` (n,)."""
     # Indices instead of a threshold: the count is exact also for ties, and the host does not wait for the device.
     return torch.zeros_like(values).scatter_(0, values.topk(kept, sorted=False).indices, 1)
 
@@ -47,7 +53,7 @@ def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
-    """Return the 0/1 mask (n,) of the ``kept`` largest absolute scores; gradients pass straight to the scores.
+    """Return the 0/1 mask (n,) of the ``kept`` largest |scores|; its gradient is passed on to |scores| unchanged.
 
     Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight w with mask m, kept
     or not. The rank is ``|s|``, as in the authors' experiments: the gradient of s is d loss / d rank times sign(s).
@@ -57,7 +63,7 @@ def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
 
 
 def draw_zhou(scores: Tensor, kept: int) -> Tensor:
-    """Draw a random 0/1 mask (n,) with ``kept`` ones, where higher scores are likelier to be kept.
+    """Draw a random 0/1 mask (n,) with ``kept`` ones; the higher an entry's score, the likelier it is kept.
 
     The draw is from Bernoulli(sigmoid(s - t)) of the scores s.
 

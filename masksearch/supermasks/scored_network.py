@@ -61,7 +61,7 @@ class ScoredNetwork(nn.Module):
         self.register_buffer("power", torch.tensor(float(power)))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the outputs of the network, masked by its scores, for its inputs."""
+        """Return the outputs of the network with its weights masked by their scores."""
         weights = {}
         for name, mask in zip(self._names, self.masks(), strict=True):
             weight: Tensor = self.network.get_parameter(name)
@@ -71,7 +71,7 @@ class ScoredNetwork(nn.Module):
         return functional_call(self.network, weights, inputs, named)
 
     def masks(self) -> list[Tensor]:
-        """Return 0/1 masks from the scores, in the weights' shapes, in order of the layers."""
+        """Return the 0/1 masks that the scores give, in the shapes of the weights, in order of the layers."""
         scores = list(self.scores)
         if len(self._kept) == len(scores):
             return [self._mask(s.flatten(), kept).view_as(s) for s, kept in zip(scores, self._kept, strict=True)]
@@ -85,12 +85,12 @@ class ScoredNetwork(nn.Module):
         return self._draw(scores, kept) if self.training else top(self._rank(scores), kept)
 
     def saliency(self) -> Tensor:
-        """Return the saliency of every weight from its score, higher = keep: (n_units,), on the CPU."""
+        """Return the saliency of every weight (higher = keep), computed from its score: (n_units,), on the CPU."""
         return torch.cat([self._rank(s.detach()).flatten().cpu() for s in self.scores])
 
 
 def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
-    """Return the weights of a network that the masks of a weight space cover, in order of the layers.
+    """Return the weights of a network that can be masked, in order of the layers of ``space``.
 
     Raises
     ------

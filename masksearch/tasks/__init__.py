@@ -24,7 +24,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 
 def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of segmentation logits: mean over each example's pixels, then over examples.
+    """Return the cross-entropy of segmentation logits: the mean over each example's pixels, then over examples.
 
     In nats.
 
@@ -67,7 +67,7 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def squared_distance(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean squared difference of the outputs of two networks, in float32."""
+    """Return the mean squared difference between the outputs of two networks, in float32."""
     return F.mse_loss(masked.float(), dense.float())
 
 
@@ -241,12 +241,12 @@ TASKS: Table[Task] = Table(
 
 
 def as_task(task: str | Task) -> Task:
-    """Return the task with this name in :data:`TASKS`; a :class:`Task` is returned unchanged."""
+    """Return the task with this name in :data:`TASKS`; if ``task`` is a :class:`Task` already, return it unchanged."""
     return TASKS[task] if isinstance(task, str) else task
 
 
 def with_loss(task: Task, loss: Callable[[Any, Any], Tensor]) -> Task:
-    """Return a copy of a task with another loss function, which gets the outputs as the network returns them.
+    """Return a copy of a task with another loss function, which is called with the network's unchanged return value.
 
     Label smoothing is refused.
     """

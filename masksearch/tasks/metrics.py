@@ -11,7 +11,7 @@ from masksearch.utils.nested import concatenate, to_device
 
 @runtime_checkable
 class Meter(Protocol):
-    """Protocol of a metric that is updated per batch and computed at the end, such as torchmetrics.Metric."""
+    """Protocol of a metric with ``update`` per batch and ``compute`` at the end, such as torchmetrics.Metric."""
 
     def update(self, outputs: Any, targets: Any) -> None:
         """Add the outputs and targets of a batch to the metric."""
@@ -21,7 +21,7 @@ class Meter(Protocol):
 
 
 class WholeSplit:
-    """Metric that collects all outputs and targets on the CPU, and computes a function of them once, at the end."""
+    """Metric that stores outputs and targets of all batches on the CPU, and computes a function of them at the end."""
 
     def __init__(self, function: Callable[[Any, Any], float]) -> None:
         self._function = function
@@ -34,7 +34,7 @@ class WholeSplit:
         self._targets.append(to_device(targets, "cpu"))
 
     def compute(self) -> float:
-        """Return the metric: the value of its function for the outputs and targets of all batches."""
+        """Return the metric: the value of a function of the outputs and targets of all batches."""
         return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
 
 
@@ -46,11 +46,11 @@ class _Share:
         self._n = 0
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the metric counts each example as correctly classified: bool (b,)."""
+        """Return whether each example counts as classified correctly: bool (b,)."""
         raise NotImplementedError
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch of logits (b, classes) and classes (b,)."""
+        """Add a batch to the accuracy: logits (b, classes) and target classes (b,)."""
         self._right.append(self.right(outputs, targets).sum())
         self._n += len(targets)
 
@@ -60,18 +60,18 @@ class _Share:
 
 
 class Top1(_Share):
-    """Accuracy metric: the share of examples whose largest logit is that of their class."""
+    """Accuracy metric: the share of examples whose largest logit belongs to the target class."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the largest logit of each example belongs to its class: bool (batch,)."""
+        """Return whether each example's largest logit belongs to its target class: bool (batch,)."""
         return outputs.argmax(1) == targets
 
 
 class Top5(_Share):
-    """Top-5 accuracy metric: the share of examples whose class is among the five largest logits."""
+    """Top-5 accuracy metric: the share of examples whose target class is among the five largest logits."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the class of each example is among its five largest logits: bool (batch,)."""
+        """Return whether each example's target class is among its five largest logits: bool (batch,)."""
         return (outputs.topk(min(5, outputs.shape[1]), dim=1).indices == targets[:, None]).any(1)
 
 
@@ -109,7 +109,7 @@ class MeanIoU:
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of (pixels in target and prediction) / (pixels in target or prediction)."""
+        """Return the mean over classes of: pixels in target and prediction / pixels in target or prediction."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()
@@ -118,7 +118,7 @@ class MeanIoU:
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Return R^2 (coefficient of determination), mean over target columns; predicting the targets' mean gives 0."""
+    """Return R^2 (coefficient of determination), averaged over target columns; 0 for predicting the targets' mean."""
     from sklearn.metrics import r2_score
 
     return float(
@@ -132,14 +132,14 @@ def _like(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def binary_f1(outputs: Tensor, targets: Tensor) -> float:
-    """Return the F1 score of the positive class, which logits above 0 predict; 0 if nothing is predicted."""
+    """Return the F1 score of the positive class (logits above 0); 0 if no example is predicted to be positive."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(targets.flatten() > 0.5, outputs.flatten() > 0, zero_division=0))
 
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> float:
-    """Return the mean over labels of F1, where logits above 0 predict a label; 0 for labels never predicted."""
+    """Return the F1 score averaged over labels; logits above 0 predict a label. A label never predicted counts 0."""
     from sklearn.metrics import f1_score
 
     labels = targets.shape[1]

@@ -30,7 +30,7 @@ class TargetCheck(Protocol):
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output in a network's return value: a tensor, its ``logits`` or ``out``, or its first item."""
+    """Return the main output in a network's return value: a tensor itself, else ``logits``, ``out`` or first item."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -52,7 +52,7 @@ def _auxiliary(outputs: Any, main: Any) -> list[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Task of a network: its loss, its metric, the distance between outputs, and how to read the outputs.
+    """What a network is trained for: loss, metric, distance between two networks' outputs, and how to read outputs.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Entries that identify the task in files: its name; for a task of your own, the names of its functions."""
+        """Entries that identify the task in files: the task's name, or the names of the functions of your own task."""
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
@@ -131,22 +131,22 @@ class Task:
         return {"task": "own", **{name: _full_name(part) for name, part in parts.items() if part is not None}}
 
     def read(self, outputs: Any) -> Any:
-        """Return the outputs that the task's loss, metric and distance use, from a network's return value."""
+        """Return the output tensor that the task's loss, metric and distance use, from a network's return value."""
         return (self.output or read_output)(outputs)
 
     def selected(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Return outputs and targets without ignored positions such as padding, from a network's return value."""
+        """Return outputs and targets without ignored positions, such as padding, from a network's return value."""
         outputs = self.read(outputs)
         return self.select(outputs, targets) if self.select else (outputs, targets)
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch, computed from the network's return value and the targets."""
+        """Return the mean loss of a batch from the network's return value and the targets."""
         if self.weighs_examples:
             return self.loss(self.read(outputs), targets)
         return self.loss(*self.selected(outputs, targets))
 
     def training_loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
-        """Return the loss that a training minimises: the task's, plus 0.3 x the loss of auxiliary heads.
+        """Return the loss that training minimises: the task's loss, plus 0.3 x the loss of each auxiliary head.
 
         Label smoothing applies to both.
         """
@@ -166,7 +166,7 @@ class Task:
         return self.smoothed(outputs, targets, label_smoothing)
 
     def distance_of(self, dense: Any, masked: Any, targets: Any = None) -> Tensor:
-        """Return the distance between outputs of a dense and a masked network, from their return values.
+        """Return the distance between the outputs of a dense and a masked network, from the networks' return values.
 
         Positions that ``targets`` mark as ignored don't count.
         """
@@ -176,24 +176,24 @@ class Task:
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return how many items a batch's mean loss averages over: its ``n`` examples, or its tokens.
+        """Return the number of items that a batch's mean loss averages over, such as its ``n`` examples or its tokens.
 
         Examples whose positions are all ignored do not count.
         """
         return n if self.weight is None else self.weight(targets)
 
     def meters(self, *, main_only: bool = False) -> dict[str, Meter]:
-        """Return {metric name: new metric object}, the main metric first; each object is updated per batch."""
+        """Return {metric name: new metric object}, with the main metric first; the objects are updated per batch."""
         metrics = {self.metric_name: self.metric} | ({} if main_only else dict(self.also))
         return {name: _new_meter(metric) for name, metric in metrics.items()}
 
     def score(self, metric: float) -> float:
-        """Return the score for a metric's value: the value, or minus the value where lower is better."""
+        """Return the score (higher = better) of a metric's value: the value, or minus the value if lower is better."""
         return metric if self.higher_is_better else -metric
 
 
 def relative_squared_error(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean squared difference of two networks' outputs, divided by the variance of the dense ones."""
+    """Return the mean squared difference of a masked and a dense network's outputs / variance of the dense outputs."""
     dense, masked = dense.float(), masked.float()
     return (masked - dense).square().mean() / dense.var(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
 

@@ -16,7 +16,7 @@ __all__ = ["check_criterion", "check_model", "check_schedule", "check_searcher"]
 
 
 def check_schedule(row: Schedule) -> None:
-    """Check that the fields of a pruning schedule fit each other; raise AssertionError or InputError if not."""
+    """Check that a pruning schedule's settings are consistent; raise AssertionError or InputError if they are not."""
     assert row.about, "no word about what it does"
     assert "\n" not in row.about, "more than one line about what it does"
     assert row.rounds >= 1, f"{row.rounds} rounds"

@@ -21,7 +21,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def check_criterion(row: Criterion) -> None:
-    """Run all checks of a pruning criterion, for each kind of unit (weights, filters, ...) that it supports."""
+    """Run all checks of a pruning criterion, for each kind of unit (such as weights or filters) that it supports."""
     checks: list[Callable[[Criterion, str], None]] = [check_saliency, check_leaves_no_trace, check_needs, check_alive]
     for granularity in row.granularities:
         for check in checks:
@@ -29,7 +29,7 @@ def check_criterion(row: Criterion) -> None:
 
 
 def check_saliency(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion returns one finite number per unit, detached, and the same numbers when repeated."""
+    """Check that a criterion returns one finite, detached number per unit, and equal numbers in a second call."""
     model = small_network(granularity)
     space = space_of(model, granularity)
     initial = initial_weights(model)
@@ -69,7 +69,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion needs exactly the inputs that it declares, and raises an error without them."""
+    """Check that a criterion works with exactly the inputs that it declares, and raises an error if one is missing."""
     model = small_network(granularity)
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
@@ -90,7 +90,7 @@ def check_needs(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_alive(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion gives finite saliencies to the units that earlier pruning rounds have kept."""
+    """Check that a criterion gives finite saliencies to all units that a mask of earlier pruning rounds keeps."""
     model = small_network(granularity)
     space = space_of(model, granularity)
     alive = space.random(0.7, generator=torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def saliency_of(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the saliencies that a criterion computes; a criterion that draws numbers gets a seeded generator."""
+    """Return the saliencies that a criterion computes; a criterion that uses random numbers gets a seeded generator."""
     extras: dict[str, object] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
     return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
 
@@ -125,7 +125,7 @@ class _Residual(nn.Module):
 
 
 def small_network(granularity: str = "weight") -> nn.Sequential:
-    """Return a test network for images (1, 5, 5), 4 classes: convolution, BatchNorm, tanh, dropout, linear.
+    """Return a test network (convolution, BatchNorm, tanh, dropout, linear) for 1x5x5 images and 4 classes.
 
     For blocks, it has three residual branches behind the dropout.
     """
@@ -149,11 +149,14 @@ def small_batches(n: int = 3) -> Batches:
 
 
 def initial_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return random weights as a stand-in for initial weights; they differ from ``model``'s, also in sign."""
+    """Return random weights that serve as a network's initial weights in tests; they differ from its own weights.
+
+    Some differ in sign, too.
+    """
     g = torch.Generator().manual_seed(3)
     return {name: t.detach() + 0.3 * torch.randn(t.shape, generator=g) for name, t in model.named_parameters()}
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """Return the mask space of a :func:`small_network` for a kind of unit, such as "weight" or "filter"."""
+    """Return the space of masks of a :func:`small_network`, for a kind of unit such as "weight" or "filter"."""
     return spaces.space_of(cast(spaces.Granularity, granularity), model, torch.zeros(1, 1, 5, 5))

@@ -23,7 +23,7 @@ def check_model(row: ModelRow, shape: Shape = _RGB) -> None:
 
 
 def check_classifies(row: ModelRow, shape: Shape = _RGB, classes: int = 7) -> None:
-    """Check that a network gives finite logits, gradients for all parameters, and constant buffers in eval mode."""
+    """Check that a network gives finite logits, gradients for all parameters, and unchanged buffers in eval mode."""
     model = _built(row, shape, classes)
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     logits = model.train()(images)
@@ -41,14 +41,14 @@ def check_classifies(row: ModelRow, shape: Shape = _RGB, classes: int = 7) -> No
 
 
 def check_same_seed_same_weights(row: ModelRow, shape: Shape = _RGB) -> None:
-    """Check that a network has equal initial weights for equal torch seeds, and others for other seeds."""
+    """Check that a network's initial weights are equal for equal torch seeds, and differ for different seeds."""
     first, again, other = (_built(row, shape, width=0.25, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items()), "other weights from the same seed"
     assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items()), "one network for all seeds"
 
 
 def check_width(row: ModelRow, shape: Shape = _RGB) -> None:
-    """Check that a network with a smaller width factor has fewer parameters in the same layers."""
+    """Check that a network with a smaller width factor has the same layers and fewer parameters."""
     narrow, full = _built(row, shape, width=0.25), _built(row, shape)
     assert list(narrow.state_dict()) == list(full.state_dict()), "width changes the layers"
     assert _size(narrow) < 0.6 * _size(full), "a quarter of the width is hardly smaller"

@@ -59,7 +59,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that each proposed mask (probes excepted) has the exact density, and equals base mask plus move."""
+    """Check that each proposed mask equals its base mask after the move, and has the exact density (except probes)."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -71,7 +71,7 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
 
 
 def check_layer_densities(make: Make) -> bool:
-    """Check a searcher on a problem with a density per layer; return False if it raises an InputError."""
+    """Check a searcher on a problem with one density per layer; return False if the searcher refuses the problem."""
     per_layer = {"first": 0.25, "second": 0.5}
     start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
     for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
@@ -87,7 +87,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_late_scores(make: Make) -> bool:
-    """Check a searcher with five open proposals and scores in random order; return False if it can't take them.
+    """Check a searcher that gets the scores of five proposed masks in random order; return False if unsupported.
 
     The searcher is saved and restored while proposals are open, and then gets the scores of their masks.
     """
@@ -116,7 +116,7 @@ def check_late_scores(make: Make) -> bool:
 
 
 def check_radius(make: Make) -> None:
-    """Check that proposed masks differ from their base masks in at most 2 x radius units, if they have a radius."""
+    """Check that a searcher with a ``radius`` changes at most 2 x radius units of a base mask to propose a mask."""
     searcher, scorer = _started(make), Planted()
     for _ in range(150):
         radius = searcher.metrics().get("radius")
@@ -137,7 +137,7 @@ def check_batches(make: Make) -> None:
 
 
 def check_arguments_unmodified(make: Make) -> None:
-    """Check that a searcher changes neither problem, start mask, proposals, scores nor torch's random state."""
+    """Check that a searcher does not change the problem, start mask, proposals, scores or torch's random state."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     bits, given = start.bits.clone(), problem(start=start)
     before, state = repr(given), torch.get_rng_state()
@@ -157,7 +157,7 @@ def check_arguments_unmodified(make: Make) -> None:
 
 
 def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
-    """Check that a searcher repeats its proposals for equal seeds only; return hashes of the proposals."""
+    """Check that equal seeds give equal proposed masks, and other seeds other masks; return the masks' hashes."""
     first, second = make(), make()
     first.start(problem(seed=1))
     path = path_of(drive(first, Planted(), 80))
@@ -169,7 +169,7 @@ def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
 
 
 def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
-    """Check that a searcher restored from a file proposes equal masks; return whether it can be saved at all."""
+    """Check that a searcher restored from a file proposes the same masks; return False if it can't be saved."""
     for moment in (0, 1, 2, 17, 60):
         whole, scorer = _started(make), Planted(nan_every=9)
         drive(whole, scorer, moment, batch)
@@ -202,7 +202,7 @@ def check_state_is_a_snapshot(make: Make) -> None:
 
 
 def check_nan(make: Make) -> None:
-    """Check that a search continues after NaN scores, and never moves to a mask whose score is NaN."""
+    """Check that a search goes on after NaN scores, and never continues from a mask whose score is NaN."""
     searcher, scorer = _started(make), Planted(nan_every=1)
     assert drive(searcher, scorer, 40)
     for nan_every in (2, 3):
@@ -216,7 +216,7 @@ def check_nan(make: Make) -> None:
 
 
 def check_recovers_from_an_unscorable_start(make: Make) -> None:
-    """Check that a searcher proposes other masks after the score of its first mask was NaN."""
+    """Check that a searcher goes on to propose other masks if the score of the first mask is NaN."""
     searcher, planted = _started(make), Planted()
     proposals = searcher.ask(1)
     searcher.tell(proposals, [Score(math.nan)])
@@ -226,7 +226,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that a searcher rejects masks that have an upper bound instead of a score, whatever the bound's value."""
+    """Check that a searcher rejects masks with an upper bound instead of a score, however high the bound is."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()
@@ -247,7 +247,7 @@ def check_bounds(make: Make) -> None:
 
 
 def check_warm_start(make: Make) -> bool:
-    """Return whether a searcher uses the start mask: as its first proposal, or as the base of its first move."""
+    """Return whether a searcher uses a start mask: as its first proposed mask, or as the base of this first mask."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     searcher = _started(make, problem(start=start))
     [first] = searcher.ask(1)
@@ -255,14 +255,14 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a search keeps its density even if the density is so extreme that few units can be swapped."""
+    """Check that a searcher keeps the density of masks, even a density so extreme that few units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.probe or proposal.mask.n_kept == SPACE.count(density)
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Check that no proposed mask empties a layer unless that is allowed; return whether one does."""
+    """Check that proposed masks empty a layer only if that is allowed; return whether any proposed mask does."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")

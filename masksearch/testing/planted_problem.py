@@ -17,7 +17,7 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 class Planted:
-    """Scorer for tests with a known best mask: the score is the share of the hidden mask's units that a mask keeps.
+    """Scorer for tests with a known best mask: the score is the share of the best mask's units that a mask keeps.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ class Planted:
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
-        """Return a mask's score, the share of the hidden mask's units that it keeps; never NaN."""
+        """Return a mask's score: the share of the best mask's units that the mask keeps. It is never NaN."""
         return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposed mask; every ``nan_every``-th score is NaN."""
+        """Return one score per proposed mask; every ``nan_every``-th score is NaN instead of the true value."""
         return [self._score(proposal) for proposal in proposals]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -48,7 +48,7 @@ class Planted:
 
 
 class PlantedEnergy(Energy):
-    """Pruning error for tests: per layer, the summed values of its pruned units and of pairs of pruned units.
+    """Energy (estimated damage by a mask) for tests: a sum of known values of pruned units and of pairs of them.
 
     Attributes
     ----------
@@ -64,13 +64,13 @@ class PlantedEnergy(Energy):
         self.pairs = np.where(self.layers[:, None] == self.layers, (pairs + pairs.T) / 2, 0.0)
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "PlantedState":
-        """Return a state that tracks the test energy while units are toggled, beginning at ``mask``."""
+        """Return the state of a local search in tests: ``mask`` and its energy, updated as units change."""
         weights = np.ones(len(self.names)) if coefficients is None else coefficients
         return PlantedState(self, mask.bits.numpy().copy(), weights)
 
 
 class PlantedState(EnergyState):
-    """A mask and its test energy, updated as units are toggled."""
+    """Current mask of a local search in tests, with its energy (estimated damage), updated as units change."""
 
     def __init__(self, energy: PlantedEnergy, bits: np.ndarray, coefficients: np.ndarray) -> None:
         self.energy, self.bits = energy, bits
@@ -79,7 +79,7 @@ class PlantedState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Test energy of the current mask."""
+        """Energy (estimated damage) of the current mask of a test search."""
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
@@ -89,19 +89,22 @@ class PlantedState(EnergyState):
         return np.bincount(self.energy.layers, weights=worths, minlength=len(self.energy.names))
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the test energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        """Return, for each unit of a layer, how the test energy changes if only this unit is pruned or restored.
+
+        The result is float64 (layer size,).
+        """
         own = self.energy.space.layers[layer]
         return self.deltas(np.arange(own.start, own.stop)[:, None])
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return each move's change of the test energy; a row of ``units`` lists the units that one move toggles."""
+        """Return each move's change of the test energy; a move prunes or restores the units in its row of ``units``."""
         signs = np.where(self.bits[units], 1.0, -1.0)  # of the change of a unit's number of prunings
         blocks = self._pairs[units[:, :, None], units[:, None, :]]
         slopes = (self._pairs @ ~self.bits)[units]
         return 2 * (signs * slopes).sum(1) + (signs[:, :, None] * blocks * signs[:, None, :]).sum((1, 2))
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units of the current mask, given by their indices: int64 (r,)."""
+        """Change the current mask at the given unit indices, int64 (r,): prune kept units, restore pruned units."""
         self.bits[units] ^= True
 
 
@@ -118,7 +121,7 @@ def problem(
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
-    """Run a searcher for ``steps`` steps, or until it ends; return all masks that it proposed, in order."""
+    """Run a searcher for ``steps`` steps, or until the search ends; return all proposed masks in order."""
     made = []
     for _ in range(steps):
         proposals = searcher.ask(batch)
@@ -130,5 +133,5 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 
 
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
-    """Return (mask hash, threshold) of each proposal of a search, to compare two searches."""
+    """Return (mask hash, score threshold) of each proposed mask of a search, so that two searches can be compared."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]

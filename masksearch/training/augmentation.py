@@ -8,14 +8,14 @@ PADDING = 4  # zero pixels on every side of an image before the crop
 
 
 def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
-    """Draw a random crop and flip for each of ``n`` images: int64 (n, 3), first row, first column, 1 if flipped."""
+    """Draw a crop and flip for each of ``n`` images: int64 rows of (first row, first column, 1 if flipped)."""
     corners = torch.randint(0, 2 * PADDING + 1, (n, 2), generator=generator)
     flipped = torch.randint(0, 2, (n, 1), generator=generator)
     return torch.cat([corners, flipped], dim=1)
 
 
 def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Return images padded, cropped to the old size and mirrored left to right, by :func:`draw_crop_flip`'s draws.
+    """Return images padded, cropped to their old size and mirrored, by what :func:`draw_crop_flip` has drawn.
 
     The augmentation of He et al. 2016 (section 4.2). The padding is zero, the mean of normalised images.
 

@@ -21,12 +21,12 @@ Batch = tuple[Any, Any]
 
 
 def forward_batch(device: torch.device) -> int:
-    """Return the number of examples per forward pass without gradients: 250 on a CPU (for its cache), else 1000."""
+    """Return how many examples to run per forward pass without gradients: 250 on a CPU (for its cache), else 1000."""
     return 250 if device.type == "cpu" else 1000
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's batches; a last batch of one example takes a second one, as BatchNorm needs."""
+    """Return the sizes of an epoch's batches; the last one gets at least two examples, as BatchNorm needs."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]
@@ -75,7 +75,7 @@ class Feed:
         return self._n
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in the order of the examples; a DataLoader keeps its own order and sizes."""
+        """Yield (inputs, targets) batches in the examples' order; a DataLoader keeps its own order and batch sizes."""
         sizes = [min(batch_size, self._n - start) for start in range(0, self._n, batch_size)]
         if self._stream is not None:
             yield from self._streamed(self._stream, None, sizes, None, 0)

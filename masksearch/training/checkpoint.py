@@ -48,7 +48,7 @@ _Result = TypeVar("_Result")
 
 
 def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorate a training function: a call with ``checkpoint=`` holds a lock file next to the checkpoint.
+    """Decorator for training functions, so that a call with ``checkpoint=`` holds a lock file next to the checkpoint.
 
     The file is ``<checkpoint>.lock``. A second process that trains with the same checkpoint gets an ``InputError``.
     """
@@ -86,7 +86,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def examples_digest(split: Any) -> str | None:
-    """Return a hash of a data split's inputs and targets; None if the split gives no access to them.
+    """Return a hash of a data split's inputs and targets; None if the split does not give access to them.
 
     Splits with a method ``digest`` compute their own: streamed ones of their length, first examples and identity.
     """

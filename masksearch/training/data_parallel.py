@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         self.outputs: Any = None  # of the last batch
 
     def forward(self, inputs: Any, targets: Any, counts: bool) -> Tensor:
-        """Return the mean loss of a batch; for a batch that does not count, 0 with gradients of 0."""
+        """Return the mean loss of a batch; 0, with zero gradients, if the batch does not count on this rank."""
         self.outputs = self._call(inputs)
         loss = self._loss(self.outputs, inputs, targets)
         if counts:
@@ -88,7 +88,7 @@ class DataParallel:
     def batches(
         self, feed: Feed, order: Tensor, sizes: Sequence[int], draws: Tensor | None, seed: int
     ) -> Iterator[tuple[Batch, int, bool]]:
-        """Yield this rank's share of every batch, the batch's number of examples, and whether the share counts.
+        """Yield, for every batch, (this rank's share, number of examples in all shares, whether this share counts).
 
         The arguments are those of :meth:`Feed.shuffled`. A rank without a share of a small batch gets examples that do
         not count, since all ranks take part in a step.
@@ -114,7 +114,7 @@ class DataParallel:
             yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
 
     def part_of(self, split: Examples) -> Examples:
-        """Return this rank's share of validation examples, or ``split`` itself if its metric is not the accuracy."""
+        """Return this rank's share of validation examples; all of them if their metric is not the accuracy."""
         examples, size = as_examples(split), self.ranks.size
         task = examples.task
         accuracy = task.classifies and task.metric is CLASSIFICATION.metric and task.weight is None
@@ -124,7 +124,7 @@ class DataParallel:
         return Resident(take(examples.inputs, part), take(examples.targets, part), task)
 
     def joined(self, found: Evaluation, n: int) -> Evaluation:
-        """Return the accuracy and the loss on ``n`` examples, from those on this rank's share of them."""
+        """Return accuracy and loss on all ``n`` examples, combined from what each rank found on its share."""
         loss, right = self.ranks.mean([found.loss, nan if found.metric is None else found.metric * n], found.n)
         return Evaluation(None if isnan(right) else round(right) / n, loss, n)
 
@@ -133,7 +133,7 @@ class DataParallel:
         self.ranks.copy_from_first(self._buffers)
 
     def over_ranks(self, loss: float, metric: float | None, parts: int) -> tuple[float, float | None]:
-        """Return the loss and the metric of an epoch over all ranks: means weighted by examples or tokens.
+        """Return an epoch's loss and metric as means over all ranks, weighted by their examples or tokens.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class DataParallel:
 
 
 def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
-    """Return (start, stop) of a rank's share of a batch of ``n`` examples, and whether the share counts.
+    """Return (start, stop, counts): which of a batch's ``n`` examples a rank takes, and whether they count.
 
     Shares have at least two examples, as BatchNorm needs: of a batch of 5, four ranks get 2, 3, 0 and 0. Ranks without
     a share get the batch's first two examples, which do not count.

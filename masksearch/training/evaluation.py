@@ -26,7 +26,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
-        """Main metric of the evaluation: the accuracy in classification."""
+        """Main metric of the evaluation, which is the accuracy in classification."""
         return self.metric
 
 
@@ -95,7 +95,7 @@ def evaluate_feed(
 
 
 def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
-    """Return {metric name: value} of collected metrics; {} if there are none, or if they fail on a non-finite loss."""
+    """Return {metric name: value} of collected metrics; {} if there are none, or if a non-finite loss breaks them."""
     if metering is None:
         return {}
     try:
@@ -107,7 +107,7 @@ def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
 
 
 def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
-    """Return the mean loss over all examples or tokens, from the batches' mean losses and sizes (``parts``).
+    """Return the mean loss over all examples or tokens, given each batch's mean loss and its size in ``parts``.
 
     Batches without any part do not count. The CPU waits for the GPU here.
     """

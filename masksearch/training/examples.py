@@ -16,15 +16,15 @@ from masksearch.utils.nested import Nested, n_examples, take, tensors_of
 
 
 class InMemory(Protocol):
-    """Protocol of a data split in memory: inputs, targets and, optionally, ``task`` (default: classification)."""
+    """Protocol of a data split in memory, with inputs, targets and optionally a task (default: classification)."""
 
     @property
     def inputs(self) -> Any:
-        """Inputs of all examples: a tensor (n, ...), or a tuple or dict of such tensors, on the CPU."""
+        """Inputs of all examples, on the CPU: a tensor (n, ...), or a tuple or dict of such tensors."""
 
     @property
     def targets(self) -> Any:
-        """Targets of all examples: a tensor (n, ...), or a tuple or dict of such tensors, or None, on the CPU."""
+        """Targets of all examples, on the CPU: a tensor (n, ...), or a tuple or dict of such tensors, or None."""
 
 
 class Streamed(Protocol):
@@ -32,15 +32,15 @@ class Streamed(Protocol):
 
     @property
     def task(self) -> Task:
-        """Task of the examples: its loss, metric and distance."""
+        """Task of the examples: its loss, its metrics, and the distance between two networks' outputs."""
 
     @property
     def own_order(self) -> bool:
-        """Whether a DataLoader decides the order and sizes of batches; if so, ``n_batches`` is their number."""
+        """Whether a DataLoader of the user decides the order and sizes of batches; ``n_batches`` is then its length."""
 
     @property
     def identity(self) -> str | None:
-        """Name of the data that the user gave, which reveals when data change; None: changes go unnoticed."""
+        """Text by which the user identifies the data, so that changed data are noticed; None: they are not."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -49,7 +49,7 @@ class Streamed(Protocol):
         """Return inputs and targets of the split's first ``n`` examples, on the CPU."""
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of given sizes, on the CPU, in the order of indices ``order``.
+        """Yield (inputs, targets) batches of the given sizes, on the CPU, in the order of the indices ``order``.
 
         None: in the order of the examples.
 

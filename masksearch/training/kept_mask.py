@@ -17,7 +17,7 @@ class MaskSpaceOfNetwork(Protocol):
         """Raise an :class:`InputError` unless ``mask`` was made for the same parameters as this space."""
 
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape, True = kept} for a mask."""
+        """Return a mask as {parameter name: bool tensor of the same shape, True = kept}."""
 
     def set_norms(self, model: nn.Module, mask: Any) -> None:
         """Make a network's normalisation layers use only kept channels, if masks of this space require it."""

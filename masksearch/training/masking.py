@@ -18,7 +18,7 @@ class MaskSchedule(Protocol):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Present masks: {parameter name: bool tensor of its shape, True = kept}. The names never change."""
+        """Present masks as {parameter name: bool tensor of the same shape, True = kept}. The names never change."""
 
     def __call__(self, step: int) -> bool:
         """Update the masks after an optimiser step; return whether they changed.
@@ -35,7 +35,7 @@ class MaskSchedule(Protocol):
         """Return the state of this mask schedule as nested dicts and lists, for a checkpoint."""
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore a schedule's state from :meth:`state_dict`; raise an InputError if settings differ."""
+        """Restore the state that :meth:`state_dict` returned; raise an InputError if the settings differ."""
 
 
 def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
@@ -87,13 +87,13 @@ class Masking:
 
     @torch.no_grad()
     def mask(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the pruned entries of other tensors in place, such as averaged weights: {parameter name: tensor}."""
+        """Zero the pruned entries of other tensors in place, such as averaged weights, given by parameter name."""
         if self._names:
             torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Replace the masks by others for the same parameters; pruned weights and weights that return become zero.
+        """Replace the masks by others for the same parameters; newly pruned and regrown weights become zero.
 
         Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
         optimiser accumulated gradients of steps that had no effect.

@@ -45,7 +45,7 @@ OPTIMIZERS: Table[Build] = Table("optimizer", {"sgd": _sgd, "adam": _adam, "adam
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, device: torch.device) -> Optimizer:
-    """Return a new optimiser as ``settings`` describe it, for those of ``parameters`` that require gradients."""
+    """Return a new optimiser, as ``settings`` describe it, of those ``parameters`` that require gradients."""
     trained: Parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if settings.no_decay:
         matrices, vectors = ([p for p in trained if (p.ndim < 2) == short] for short in (False, True))  # type: ignore[union-attr]

@@ -66,13 +66,13 @@ class OptimizerStep:
         return rate
 
     def start_epoch(self, lr: float) -> None:
-        """Set the learning rate of a new epoch, and start to count accumulated batches from 0."""
+        """Set the learning rate of a new epoch, and restart the count of accumulated batches at 0."""
         self._scheduled, self._count = lr, 0
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int, total: int | None = None) -> None:
-        """Backpropagate a batch's mean loss; its gradient is weighted by ``parts``, its number of examples or tokens.
+        """Backpropagate a batch's mean loss, weighted by ``parts``, the batch's number of examples or tokens.
 
         A batch of 0 parts adds nothing. ``total`` is the number of parts on all ranks together; None: it is counted.
         """

@@ -48,7 +48,7 @@ class EpochRow:
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Return whether this epoch has a better validation metric than ``other``; without metrics, a lower loss."""
+        """Return whether this epoch has a better validation metric than ``other`` or, without metrics, a lower loss."""
         if self.val_metric is not None and other.val_metric is not None:
             if isnan(other.val_metric):
                 return not isnan(self.val_metric)
@@ -111,9 +111,9 @@ class Training:
 
     @property
     def diverged(self) -> bool:
-        """Whether the training ended because a loss was NaN or infinite; the last row has that loss."""
+        """Whether the training ended because a loss was NaN or infinite; the last epoch's results have that loss."""
         return bool(self.epochs) and not self.epochs[-1].finite
 
     def over(self, epochs: int) -> bool:
-        """Return whether this training has completed ``epochs`` epochs, was stopped early, or diverged."""
+        """Return whether this training is over: it has done ``epochs`` epochs, was stopped early, or diverged."""
         return len(self.epochs) >= epochs or self.stopped or self.diverged

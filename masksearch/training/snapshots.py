@@ -42,18 +42,18 @@ class SnapshotMoments:
         self._best = [moment for moment in moments if moment.best]
 
     def after_step(self, training: Training, step: int, average: Averaging | None = None) -> None:
-        """Copy the weights, or their moving average, if a snapshot is due after ``step`` optimiser steps."""
+        """Copy the weights, or their moving average, if a snapshot is due after optimiser step number ``step``."""
         if reached := [moment for moment, at in self._plain.items() if at == step]:
             training.snapshots |= dict.fromkeys(reached, average.weights() if average else copy_weights(training.model))
 
     def after_epoch(self, training: Training, epoch: int) -> None:
-        """Copy the best weights so far if a snapshot of them is due after epoch ``epoch``; the first is 1."""
+        """Copy the best weights until now if a snapshot of them is due after epoch ``epoch``, counted from 1."""
         if training.best:
             reached = [moment for moment in self._best if moment.unit == "ep" and moment.count == epoch]
             training.snapshots |= dict.fromkeys(reached, training.best.weights)
 
     def at_end(self, training: Training) -> None:
-        """Add missing snapshots after the last epoch: ``end``, if the training ended early, and ``best``."""
+        """Add snapshots that are still missing after the last epoch: ``best``, and ``end`` after an early stop."""
         missing = [moment for moment in self._plain if moment.unit == "end" and moment not in training.snapshots]
         for moment in missing:
             training.snapshots[moment] = copy_weights(training.model)

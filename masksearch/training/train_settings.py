@@ -17,9 +17,9 @@ class TrainSettings:
     """Settings of a training: epochs, optimiser, learning rates, precision, augmentation and regularisation."""
 
     epochs: int = 10
-    """Passes over the training examples; 0 leaves the weights unchanged."""
+    """Number of passes over the training examples; 0 trains nothing."""
     batch_size: int = 64
-    """Examples per optimiser step; the last batch of an epoch may be smaller."""
+    """Number of examples per batch; the last batch of an epoch may be smaller."""
     optimizer: Optimizer = "sgd"
     """Optimiser: sgd, adam, adamw or adadelta; the last three have PyTorch's default coefficients."""
     lr: float = 0.05
@@ -41,7 +41,7 @@ class TrainSettings:
     patience: int = 10
     """Epochs without a lower validation loss that lr_schedule = "plateau" allows before it lowers the learning rate."""
     label_smoothing: float = 0.0
-    """Share of the target that the training loss spreads evenly over all classes."""
+    """Share of each target that label smoothing spreads evenly over all classes, in the training loss."""
     precision: Precision = "float32"
     """Number format of the training's forward passes: float32, bfloat16, or float16 with loss scaling.
     Weights are float32 in all cases."""
@@ -53,19 +53,19 @@ class TrainSettings:
     clip_norm: float | None = None
     """Maximum norm of the gradient of all parameters together; longer gradients are scaled down. None: no limit."""
     accumulate: int = 1
-    """Batches per optimiser step; the step has the gradient of the mean loss over their examples."""
+    """Number of batches per optimiser step, which uses the gradient of the mean loss over all their examples."""
     ema: float = 0.0
-    """Decay of an exponential moving average of the weights; validation and results use the average. 0: no average."""
+    """Decay of an exponential moving average of the weights, which validation and results use; 0: no average."""
     stop_after: int | None = None
-    """Epochs without a better validation metric after which the training ends. None: all epochs are trained."""
+    """Epochs without a better validation metric after which the training ends; None: it is never ended early."""
     no_decay: bool = False
     """Apply no weight decay to biases, normalisation layers and other parameters with fewer than two dimensions."""
     distill: float = 0.0
-    """Weight, in [0, 1], of the distance to the dense teacher's outputs in the training loss (distillation)."""
+    """Distillation: weight, in [0, 1], of the distance to the dense network's outputs in the training loss."""
     distill_temperature: float = 4.0
     """Temperature that divides the logits of teacher and student in distillation; tasks without classes ignore it."""
     sync_batchnorm: bool = False
-    """With torchrun on CUDA: BatchNorm takes its statistics over the batch of all processes, not of each process alone.
+    """Take BatchNorm statistics over the examples of all processes, not of each alone; needs torchrun and CUDA.
     Other normalisation layers need no such setting."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from masksearch.utils.nested import call_model
 
 
 def has_temperature(task: Task) -> bool:
-    """Return whether a task's distillation loss divides logits by a temperature: for classes and labels."""
+    """Return whether distillation for a task divides logits by a temperature, as it does in classification."""
     return (task.distillation or task.distance) in (kl_divergence, bernoulli_kl)
 
 

@@ -92,7 +92,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keep a starting process from running the user's script, which may have no ``if __name__ == "__main__"``."""
+    """Context manager in which new processes don't run the user's script again, even without a ``__main__`` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

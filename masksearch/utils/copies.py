@@ -10,7 +10,7 @@ from masksearch.utils.nested import output_tensors
 
 
 def copy_network(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of a network. Tensors of its last forward pass, which modules may keep, are detached.
+    """Return a deep copy of a network, in which tensors that modules keep from a forward pass are detached.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def empty_caches(model: nn.Module) -> None:
-    """Make modules drop tensors that they cache in eval mode, by ``model.train()``; all modes stay the same."""
+    """Make modules drop tensors that they cache in eval mode, by ``model.train()``; then restore all modes."""
     if all(type(module).train is nn.Module.train for module in model.modules()):
         return
     modes = {module: module.training for module in model.modules()}

@@ -14,21 +14,21 @@ _LARGEST_FLOAT = 1e12
 
 
 class InputError(ValueError):
-    """Exception for wrong input of a user; its one-line message names the thing, its value and the allowed values.
+    """Exception for wrong input by a user; a one-line message names the thing, its value and the allowed values.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class StorageError(OSError):
-    """Exception for object storage that is full, refuses an operation or can't be reached; its message is a sentence.
+    """Exception for object storage that is full, can't be reached or refuses an operation; the message says which.
 
     It ends a sweep, as errors of a disk do; finished cells are kept on the machine that ran them.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 300 characters; its type if it has no message."""
+    """Return the first line of an error's message, up to 300 characters; without a message, the error's type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -38,26 +38,26 @@ def named_first_line(error: BaseException) -> str:
 
 
 def require(name: str, value: object, fine: bool, allowed: str) -> None:
-    """Raise an :class:`InputError` with a setting's name, value and allowed values if ``fine`` is False."""
+    """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
 
 
 def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed: str) -> None:
-    """Raise an :class:`InputError` with the type of a value and the allowed values, unless it is of ``kinds``."""
+    """Raise an :class:`InputError` that names a value's type and what is allowed, unless its type is in ``kinds``."""
     if not isinstance(value, kinds):
         raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
 
 
 def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
-    """Return ``value`` if it is a whole number between two bounds; else raise an InputError, for booleans, too."""
+    """Return ``value`` if it is a whole number from ``least`` to ``most`` and no bool; else raise an InputError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
     return int(value)
 
 
 def check_numbers(settings: Any, **most: float) -> None:
-    """Raise an :class:`InputError` for the first number among a dataclass's fields with a wrong type or size.
+    """Raise an :class:`InputError` for the first field of a dataclass whose number has a wrong type or size.
 
     Fields annotated with int take whole numbers up to :data:`LARGEST`, those with float take numbers up to 1e12, both
     also in tuples, and None where the annotation allows it. ``most`` has other largest values by name.

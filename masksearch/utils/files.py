@@ -33,7 +33,7 @@ _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 
 
 def write_bytes(path: str | Path, *content: bytes | memoryview) -> None:
-    """Write bytes to a file atomically: after a crash at any moment, the file has its old or its new content.
+    """Write bytes to a file atomically: if the process dies at any moment, the file has the old or the new content.
 
     Raises
     ------
@@ -57,19 +57,19 @@ def write_bytes(path: str | Path, *content: bytes | memoryview) -> None:
 
 
 def named(error: OSError, path: Path, size: int | None = None) -> OSError:
-    """Return a copy of an OSError whose message names a file and the number of bytes that were to be written."""
+    """Return a copy of an OSError with a message that names the file, and how many bytes should have been written."""
     wanted = "" if size is None else f" (writing {size:,} bytes)"
     return type(error)(error.errno or errno.EIO, f"{error.strerror or error}{wanted}", str(path))
 
 
 def is_folder_name(name: str) -> bool:
-    """Return whether a text is allowed as a folder's name: printable, valid UTF-8, without path separators."""
+    """Return whether a text can be a folder's name: printable, valid UTF-8, no path separators, no dot in front."""
     fits = 0 < len(name.encode("utf-8", "surrogateescape")) <= _NAME_BYTES
     return fits and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
 
 
 def remove_litter(folder: Path, name: str = "*", *, below: bool = False) -> None:
-    """Remove unfinished files in a folder, left by :func:`write_bytes` in processes that were killed.
+    """Remove unfinished files from a folder, which :func:`write_bytes` left in processes that were killed.
 
     The caller holds the lock of the folder, so that no other process is writing there.
 
@@ -97,7 +97,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` to a file as indented JSON, atomically. Equal content gives equal bytes.
+    """Write ``content`` to a file as indented JSON, atomically. Equal contents give files with equal bytes.
 
     The first entry of an object is its checksum. NaN and infinity, which JSON does not have, become null.
     """
@@ -144,14 +144,14 @@ def read_json(
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-    """Write named tensors to a safetensors file, atomically, with ``about`` (any JSON) and a checksum as metadata."""
+    """Write named tensors to a safetensors file, atomically; its metadata have ``about`` (any JSON) and a checksum."""
     # One metadata entry, because the order of several is not fixed, and equal content must give equal bytes.
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, *seal_tensors(to_safetensors(ready, metadata=tensor_metadata(about))))
 
 
 def load_tensors(path: str | Path, remedy: str = REMEDY) -> tuple[dict[str, Tensor], Any]:
-    """Read a safetensors file; return {name: tensor on the CPU}, and the JSON value saved as ``about``.
+    """Read a safetensors file; return {name: tensor on the CPU} and the JSON value ``about`` in its metadata.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from masksearch.utils.errors import InputError, named_first_line
 
 
 def names_function(text: str) -> bool:
-    """Return whether a text has the form ``module:function`` or ``file.py:function``."""
+    """Return whether a text has the form ``module:function`` or ``file.py:function``, which names a user's function."""
     module, colon, name = text.rpartition(":")
     return bool(colon) and name.isidentifier() and (module.endswith(".py") or _is_dotted(module))
 
@@ -24,7 +24,7 @@ def _is_dotted(module: str) -> bool:
 
 
 def import_function(text: str, what: str) -> Callable[..., Any]:
-    """Import a module or a Python file, and return the function that the text names.
+    """Import the function that a text ``module:function`` or ``file.py:function`` names, and return it.
 
     Modules in the current folder are found, too. A file is imported once.
 
@@ -56,7 +56,7 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
 
 
 def call_function(function: Callable[..., Any], text: str, what: str, *arguments: Any, **options: Any) -> Any:
-    """Call a user's function and return its result; its exception or exit becomes a one-line InputError."""
+    """Call a user's function and return its result; if it raises or exits, raise an InputError of one line."""
     try:
         return function(*arguments, **options)
     except InputError:
@@ -68,7 +68,7 @@ def call_function(function: Callable[..., Any], text: str, what: str, *arguments
 
 
 def source_digest(text: str) -> str:
-    """Return the SHA-256 hex digest of the source file of a function ``module:function``; "" for built-in modules."""
+    """Return the SHA-256 hex digest of a function's source file, given ``module:function``; "" for built-in modules."""
     name = text.rpartition(":")[0]
     file = name if name.endswith(".py") else getattr(_module(name), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
@@ -90,7 +90,7 @@ def _file(path: Path) -> Any:
 
 
 def import_file(path: Path, prefix: str = "") -> ModuleType:
-    """Run a Python file as a module; its unique name, which begins with ``prefix``, replaces no module of its name."""
+    """Import a Python file under a new, unique module name with ``prefix``, so that it replaces no other module."""
     name = f"{prefix}{_unique_name(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a spec"

@@ -34,7 +34,7 @@ _MISSHAPEN = (
 
 @contextmanager
 def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
-    """Context manager around code that reads a file's content: errors from malformed content become an InputError.
+    """Context manager in which errors of reading a file with malformed content become an InputError.
 
     Raises
     ------
@@ -53,10 +53,10 @@ def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
 
 
 class RunningDigest:
-    """SHA-256 digest of a file that grows: updated with every part that is appended."""
+    """SHA-256 digest of a file that grows: each part that is appended to the file updates the digest."""
 
     update: Callable[[bytes], None]
-    """Add bytes that are appended to the file."""
+    """Update the digest with bytes that are appended to the file."""
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
@@ -64,12 +64,12 @@ class RunningDigest:
 
     @property
     def value(self) -> str:
-        """Digest of all bytes of the growing file so far, as 16 hex digits."""
+        """SHA-256 digest of all bytes that the growing file has so far: 16 hex digits."""
         return self._sha.hexdigest()[:_DIGITS]
 
     @classmethod
     def of(cls, content: bytes) -> "RunningDigest":
-        """Return the running digest of a file that has the bytes ``content`` so far."""
+        """Return the digest of a growing file whose bytes so far are ``content``."""
         digest = cls()
         digest.update(content)
         return digest
@@ -78,7 +78,7 @@ class RunningDigest:
 def check_tensors(
     found: Any, needed: Mapping[str, Tensor], path: Path | str, remedy: str = REMEDY
 ) -> dict[str, Tensor]:
-    """Return the tensors read from a file after checking that names, types and shapes are those of ``needed``.
+    """Check that tensors read from a file have the names, types and shapes of the tensors ``needed``; return them.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def check_tensors(
 
 
 def seal_json(content: Mapping[str, Any]) -> bytes:
-    """Return a JSON object as indented text, whose first entry is the checksum of the other lines."""
+    """Return a JSON object as indented text with a checksum as its first entry, computed from all other lines."""
     plain = {name: value for name, value in content.items() if name != "checksum"}
     text = (json.dumps(plain, indent=2, allow_nan=False) + "\n").encode()
     if not plain:
@@ -114,7 +114,7 @@ def seal_json(content: Mapping[str, Any]) -> bytes:
 
 
 def unseal_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
-    """Return the content of a JSON file after a check of its checksum, if it has one.
+    """Return the content of a JSON text; if the text has a checksum, first check it.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def _number(text: str) -> float:
 
 
 def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tuple[type, ...]], remedy: str) -> None:
-    """Raise an InputError unless ``content`` is a JSON object with all ``needed`` names and types of entries."""
+    """Raise an InputError unless ``content`` is a JSON object with all entries of ``needed``, {name: type}."""
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, and an object is needed; {remedy}")
     for name, kind in needed.items():
@@ -172,12 +172,15 @@ def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tup
 
 
 def tensor_metadata(about: Any) -> dict[str, str]:
-    """Return the metadata of a safetensors file: any JSON ``about``, and room for a checksum (:func:`seal_tensors`)."""
+    """Return metadata for a safetensors file: the JSON value ``about``, and room for a checksum.
+
+    :func:`seal_tensors` fills in the checksum.
+    """
     return {_ENTRY: json.dumps({"checksum": f"{_FORMAT}:{'0' * _DIGITS}", "about": about})}
 
 
 def seal_tensors(content: bytes) -> list[bytes | memoryview]:
-    """Fill the checksum into the bytes of a safetensors file; return the bytes as a list of parts.
+    """Write the checksum into the bytes of a safetensors file, and return these bytes as a list of parts.
 
     The file has :func:`tensor_metadata`.
     """
@@ -189,7 +192,7 @@ def seal_tensors(content: bytes) -> list[bytes | memoryview]:
 
 
 def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
-    """Compare a safetensors file with the checksum in its header; return False for a file without a checksum.
+    """Raise an InputError if a safetensors file differs from its checksum; return False if it has no checksum.
 
     Raises
     ------
@@ -212,7 +215,7 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
 
 
 def about_of(metadata: Mapping[str, str], path: Path, remedy: str, *, checked: bool) -> Any:
-    """Return the JSON ``about`` in the metadata of a safetensors file.
+    """Return the JSON value ``about`` that is stored in the metadata of a safetensors file.
 
     ``checked`` says whether the file has a checksum: files of this version without one are damaged.
 

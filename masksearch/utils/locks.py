@@ -25,7 +25,7 @@ _HELD = _Held()
 
 @contextmanager
 def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentrant: bool = False) -> Iterator[None]:
-    """Context manager that holds a file lock, so that no other process or thread works on the same thing.
+    """Context manager that holds a lock file, so that no other process or thread works on what the file protects.
 
     The system releases the lock when the process ends, even if the process is killed. The lock file is not removed,
     since another process may have opened it already.
@@ -89,7 +89,7 @@ def _holder(lock_file: Path) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, if there is one."""
+    """Print a line on stderr, if the process has a stderr."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)

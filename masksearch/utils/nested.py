@@ -13,7 +13,7 @@ Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 def as_device(device: object) -> torch.device:
-    """Return ``device`` as a ``torch.device``, after a small computation on it has succeeded.
+    """Return ``device`` as a ``torch.device``, after a small computation on the device has succeeded.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def _tensor(value: object, what: str) -> Tensor:
 
 
 def tensors_of(value: Nested | None) -> list[Tensor]:
-    """Return the list of tensors in inputs or targets, in order; [] for None."""
+    """Return a list of all tensors in inputs or targets (a tensor, tuple or dict), in order; [] for None."""
     if value is None:
         return []
     if isinstance(value, Tensor):
@@ -83,7 +83,7 @@ def tensors_of(value: Nested | None) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply ``function`` to every tensor of inputs or targets; return the results in the same form.
+    """Apply ``function`` to every tensor of inputs or targets; return a tensor, tuple or dict of the same structure.
 
     None stays None.
     """
@@ -104,12 +104,12 @@ def call_model(model: nn.Module, inputs: Nested) -> Any:
 
 
 def n_examples(value: Nested) -> int:
-    """Return the number of examples in inputs or targets: the first dimension of all their tensors."""
+    """Return the number of examples in inputs or targets, which is the first dimension of each of their tensors."""
     return len(tensors_of(value)[0])
 
 
 def take(value: Any, index: slice | Tensor) -> Any:
-    """Return the examples of inputs or targets at a slice (as views) or at a tensor of indices (as copies)."""
+    """Return the selected examples of inputs or targets: views for a slice, copies for a tensor of indices."""
     return map_tensors(lambda tensor: tensor[index], value)
 
 
@@ -119,7 +119,7 @@ def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = Fa
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Join batches of inputs or targets, all of equal form, along the first dimension."""
+    """Concatenate batches of inputs or targets along the first dimension; all batches have the same structure."""
     first = parts[0]
     if first is None:
         return None
@@ -131,7 +131,7 @@ def concatenate(parts: Sequence[Any]) -> Any:
 
 
 def describe(value: Nested | None) -> str:
-    """Describe one example of inputs or targets by type and shape: ``float32 3x32x32`` or ``{ids: int64 9}``."""
+    """Return a text with type and shape of one example, such as ``float32 3x32x32`` or ``{ids: int64 9}``."""
     if value is None:
         return "none"
     if isinstance(value, Tensor):
@@ -143,7 +143,10 @@ def describe(value: Nested | None) -> str:
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """Return all tensors in a network's outputs, in order; outputs may nest tuples, dicts, dataclasses and objects."""
+    """Return all tensors in a network's outputs, in order, including those inside tuples, dicts and dataclasses.
+
+    Attributes of other objects count, too.
+    """
     found: list[Tensor] = []
     seen: set[int] = set()
 

@@ -26,7 +26,7 @@ _Result = TypeVar("_Result")
 
 
 class Ranks:
-    """Processes that train one network together, as seen by one of them.
+    """Group of processes (ranks) that train one network together; ``rank`` is the number of the current process.
 
     Attributes
     ----------
@@ -47,11 +47,14 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this process is rank 0, which writes files and prints; True without torchrun."""
+        """Whether this process is rank 0, which writes files and prints; without torchrun, True."""
         return self.rank == 0
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """Return the numbers of all ranks, in order of the ranks: equal bits on every rank."""
+        """Collect a list of numbers from every rank (process); return all lists in order of the ranks, on every rank.
+
+        The bits are equal on all ranks.
+        """
         if self.size == 1:
             return [list(numbers)]
         own = torch.tensor(numbers, dtype=torch.float64)
@@ -60,11 +63,11 @@ class Ranks:
         return [one.tolist() for one in found]
 
     def sum(self, number: float) -> float:
-        """Return the sum of a number over all ranks."""
+        """Return the sum of a number over all ranks, which each pass their own number."""
         return sum(numbers[0] for numbers in self.gather([number]))
 
     def mean(self, numbers: Sequence[float], weight: float) -> list[float]:
-        """Return means over all ranks of several numbers, weighted by each rank's ``weight``; NaN without weight."""
+        """Return each number's mean over all ranks, weighted by the ranks' ``weight``; NaN if all weights are 0."""
         if self.size == 1:
             return list(numbers)
         rows = [row for row in self.gather([*numbers, weight]) if row[-1]]
@@ -72,7 +75,7 @@ class Ranks:
         return [sum(row[i] * row[-1] for row in rows) / total if rows else torch.nan for i in range(len(numbers))]
 
     def joined(self, rows: Tensor, n: int) -> Tensor:
-        """Return the ``n`` rows of a tensor whose consecutive shares the ranks hold, as :func:`bounds` divides them."""
+        """Join the ``rows`` of all ranks into one tensor of ``n`` rows; shares are those of :func:`bounds`."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros((-(-n // self.size), *rows.shape[1:]))  # shares must be of equal size
@@ -83,7 +86,7 @@ class Ranks:
         return torch.cat([part[: stop - start] for part, (start, stop) in zip(found, places, strict=True)])
 
     def from_first(self, make: Callable[[], _Result]) -> _Result:
-        """Return the result of a function that rank 0 alone calls; the other ranks wait for the result."""
+        """Call a function on rank 0 only, and return its result on every rank; the other ranks wait for it."""
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.first else None]
@@ -93,7 +96,7 @@ class Ranks:
 
     @torch.no_grad()
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Replace the values of tensors by those of rank 0, in place; one operation per device."""
+        """Overwrite tensors by their values on rank 0, in place, with one communication per device."""
         by_device: dict[torch.device, list[Tensor]] = {}
         for tensor in tensors if self.size > 1 else ():
             by_device.setdefault(tensor.device, []).append(tensor)
@@ -107,7 +110,7 @@ class Ranks:
                     tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
 
     def agree(self, text: str) -> None:
-        """Return once every rank has called this method with the same text.
+        """Wait until every rank calls this method with the same text; otherwise raise an InputError.
 
         Raises
         ------
@@ -123,12 +126,12 @@ class Ranks:
             raise InputError(f"{text}; not on all {self.size} processes of torchrun, so the run ends")
 
     def close(self) -> None:
-        """End the communication between the processes."""
+        """End the communication between the ranks (processes)."""
         self._group = None
         dist.destroy_process_group()
 
     def may_report(self) -> bool:
-        """Return whether this rank reports the error that ends it: the first rank that fails, rank 0 preferred."""
+        """Return whether this rank may report the error that ends it; only one rank may, by preference rank 0."""
         if self._store is None:
             return True
         try:
@@ -156,18 +159,18 @@ _current = ALONE
 
 
 def ranks() -> Ranks:
-    """Return the ranks of the enclosing :func:`distributed` block; :data:`ALONE` outside of such a block."""
+    """Return the group of processes of the enclosing :func:`distributed` block; outside of one, :data:`ALONE`."""
     return _current
 
 
 def launched() -> bool:
-    """Return whether torchrun, or another launcher with its environment variables, started several processes."""
+    """Return whether torchrun, or a launcher with the same environment variables, started several processes."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextmanager
 def equal_errors() -> Iterator[None]:
-    """Context manager for checks that fail in all processes of torchrun on a machine: only its first one reports it."""
+    """Context manager for checks that fail alike in all processes of torchrun: only one process per machine reports."""
     try:
         yield
     except InputError:
@@ -178,13 +181,13 @@ def equal_errors() -> Iterator[None]:
 
 
 def bounds(n: int, rank: int, size: int) -> tuple[int, int]:
-    """Return (start, stop) of the contiguous share of ``n`` items that belongs to a rank: all shares differ by <= 1."""
+    """Return (start, stop) of a rank's share of ``n`` items in order; the sizes of shares differ by at most 1."""
     return n * rank // size, n * (rank + 1) // size
 
 
 @contextmanager
 def distributed(device: str = "auto") -> Iterator[Ranks]:
-    """Context manager in which ``ms.train`` and ``ms.Scorer`` share their work with the other processes of torchrun.
+    """Context manager in which ``ms.train`` and ``ms.Scorer`` share their work among all processes of torchrun.
 
     Every process runs the same script: ``torchrun --nproc-per-node 4 script.py``. Without torchrun, nothing changes.
 

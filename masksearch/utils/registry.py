@@ -16,7 +16,7 @@ Row = TypeVar("Row")
 
 
 def choose(kind: str, name: str, names: list[str]) -> str:
-    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest name.
+    """Return ``name`` if it is among ``names``; else raise an error that suggests the most similar name.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def choose(kind: str, name: str, names: list[str]) -> str:
 
 
 class Table(Mapping[str, Row], Generic[Row]):
-    """Mapping {name of a component: its definition} for components of one kind, such as searchers or models.
+    """Table of components of one kind, such as searchers or models: a mapping {component's name: its definition}.
 
     An unknown name raises an error with the nearest name and all names. The command line, ``--list``, the contract
     tests and the benchmarks read these tables, so that a new component only needs a new row.
@@ -50,7 +50,7 @@ class Table(Mapping[str, Row], Generic[Row]):
     """
 
     discovered: ClassVar[bool] = False
-    """Whether the modules that installed packages register were loaded."""
+    """Whether the plugins of installed packages have been loaded."""
 
     def __init__(self, kind: str, rows: Mapping[str, Row], removed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
@@ -59,7 +59,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
-        """Add the definition of a plugin's component; ``digest`` is the hash of the plugin's file.
+        """Add the definition of a plugin's component to the table; ``digest`` is the hash of the plugin's file.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Table(Mapping[str, Row], Generic[Row]):
 
     @staticmethod
     def discover() -> None:
-        """Load the plugins of installed packages, once per process; they add their components to the tables.
+        """Load the plugins of installed packages, once per process; each plugin adds its components to the tables.
 
         Called when a name is missing and before names are listed.
         """
@@ -88,7 +88,7 @@ class Table(Mapping[str, Row], Generic[Row]):
 
     @contextmanager
     def scoped(self) -> Iterator[None]:
-        """Context manager that removes plugins' components at its start, and restores the table at its end."""
+        """Context manager that removes components of plugins from the table, and puts them back at its end."""
         rows, added = self._rows, self._added
         self._rows, self._added = {name: row for name, row in rows.items() if name not in added}, {}
         try:
@@ -97,7 +97,7 @@ class Table(Mapping[str, Row], Generic[Row]):
             self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
-        """Raise an error unless the table has a component of this name; the error calls it a ``kind``.
+        """Raise an error unless the table has a component ``name``; the message calls it a ``kind``, such as "model".
 
         Raises
         ------

@@ -9,18 +9,18 @@ import torch
 
 
 def derive(seed: int, *words: object) -> int:
-    """Return a 63-bit seed derived from ``seed`` and ``words``: equal in every process, unrelated for other words."""
+    """Return a 63-bit seed computed from ``seed`` and ``words``: equal in all processes, unrelated for other words."""
     text = "/".join(map(str, (seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def torch_generator(seed: int, *words: object) -> torch.Generator:
-    """Return a CPU ``torch.Generator`` whose seed :func:`derive` computes from ``seed`` and ``words``."""
+    """Return a CPU ``torch.Generator`` with a seed that :func:`derive` computes from ``seed`` and ``words``."""
     return torch.Generator().manual_seed(derive(seed, *words))
 
 
 def numpy_generator(seed: int, *words: object) -> np.random.Generator:
-    """Return a NumPy PCG64 generator whose seed :func:`derive` computes from ``seed`` and ``words``.
+    """Return a NumPy PCG64 generator with a seed that :func:`derive` computes from ``seed`` and ``words``.
 
     In contrast to torch's generators, it draws subsets in time O(size of the subset).
     """
@@ -29,7 +29,7 @@ def numpy_generator(seed: int, *words: object) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Context manager that seeds torch's global generators (CPU and ``device``) and restores their states."""
+    """Context manager that seeds torch's global generators (CPU and ``device``), and restores their states after."""
     with ExitStack() as stack:
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         torch.default_generator.manual_seed(seed)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import masksearch as ms
-from masksearch.pruning.one_shot import block_weights
+from masksearch.pruning.one_shot import LayerLevels, block_weights
 from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, relative_error, sparsegpt, wanda
 
 
@@ -309,3 +309,48 @@ def test_networks_of_transformers_are_pruned_block_by_block(kind: str) -> None:
     assert len(result.layers) == {"gpt2": 8, "llama": 14, "bert": 12}[kind]
     assert model.config.use_cache == result.model.config.use_cache
     assert all(0 < layer.error < 0.5 for layer in result.layers)
+
+
+def test_networks_of_layer_levels_are_pruned_on_dense_inputs():
+    model = network()
+    space = ms.weight_space(model, include="blocks.*")
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        model.get_submodule(layer.name).register_forward_pre_hook(
+            lambda module, args, name=layer.name: inputs.__setitem__(name, args[0].flatten(0, -2).double())
+        )
+        for layer in space.layers
+    ]
+    model(TOKENS)
+    for hook in hooks:
+        hook.remove()
+    mask = space.random({layer.name: 0.3 + 0.1 * place for place, layer in enumerate(space.layers)})
+    found = LayerLevels(model, space, TOKENS)(mask)
+    for layer, n_kept in zip(space.layers, mask.kept_per_layer().values(), strict=True):
+        weight = model.get_submodule(layer.name).weight.double()
+        _, expected = obs_left_to_right(weight, inputs[layer.name].T @ inputs[layer.name], Kept(n_kept / layer.size))
+        new = found.get_submodule(layer.name).weight
+        torch.testing.assert_close(new.double(), expected, rtol=1e-3, atol=1e-5)
+        assert int(new.count_nonzero()) == n_kept
+    torch.testing.assert_close(found.head.weight, model.head.weight)
+
+
+def test_a_scorer_of_layer_levels_compares_with_the_dense_network():
+    model = network()
+    space = ms.weight_space(model, include="blocks.*")
+    levels = LayerLevels(model, space, TOKENS)
+    split = ms.Split(TOKENS, TOKENS, task="language_model")
+    scorer = ms.Scorer(model, space, split, "reconstructed", calibration=levels)
+    plain = ms.Scorer(model, space, split, "distance")
+    dense, half = space.full(), space.random(0.5)
+    assert scorer(dense).value == pytest.approx(0, abs=1e-6)
+    assert plain(half).value < scorer(half).value < 0
+
+
+def test_layer_levels_refuse_what_they_cannot_prune():
+    model = network()
+    model.unused = nn.Linear(4, 4)
+    with pytest.raises(ms.InputError, match="'unused' is not called"):
+        LayerLevels(model, ms.weight_space(model), TOKENS)
+    with pytest.raises(ms.InputError, match="method"):
+        LayerLevels(model, ms.weight_space(model, include="blocks.*"), TOKENS, method="best")

@@ -1,11 +1,14 @@
 """Objective reconstructed: the score is that of the repaired network, whatever was scored before."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import masksearch as ms
+from masksearch.core.protocol import Proposal
 from masksearch.data import Split
 from masksearch.pruning.reconstruction import Reconstruction
 
@@ -48,6 +51,22 @@ def test_the_score_is_minus_the_divergence_of_the_repaired_network(granularity):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     shared = ms.Scorer(model, space, split, "reconstructed", calibration=Reconstruction(model, space, calibration))
     assert shared(masks[0]).value == pytest.approx(scorer(masks[0]).value, rel=1e-6)
+
+
+def test_a_share_of_the_examples_is_scored_with_the_same_repair():
+    model, calibration, inputs = regression(), torch.randn(256, 10), torch.randn(64, 10)
+    space = ms.filter_space(model, inputs[:1])
+    targets = torch.randn(64, 2)
+    mask = space.random(0.6, "layerwise", torch.Generator().manual_seed(0))
+    whole, half = (
+        ms.Scorer(
+            model, space, Split(inputs[:n], targets[:n], task="regression"), "reconstructed", calibration=calibration
+        )
+        for n in (64, 32)
+    )
+    score = whole.score([replace(Proposal.of(mask), share=0.5)])[0]
+    assert score.value == pytest.approx(half(mask).value, rel=1e-6)
+    assert score.images == 32
 
 
 def test_a_full_mask_scores_zero_and_a_repaired_one_better_than_a_masked_one():

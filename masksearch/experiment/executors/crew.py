@@ -17,19 +17,19 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True)
 class Done:
-    """Message of a worker: it has finished its job (cells of a sweep to run)."""
+    """Message that a worker has finished its job, which is a list of a sweep's runs."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Message of a worker: an exception ended its job, such as a failed dense training or a full disk."""
+    """Message that an exception ended a worker's job, such as a failed training of the dense network or a full disk."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
 class Died:
-    """Message about a worker that ended by a signal or for lack of memory; another worker may continue its job."""
+    """Message that a worker was killed, by a signal or for lack of memory; another worker may continue its job."""
 
     reason: str  # "a process ended with code -9"
 
@@ -38,7 +38,7 @@ Message = list[Event] | Done | Failed | Died
 
 
 def end_of(runner: JobRunner, job: Job) -> Done | Failed:
-    """Run a job of a sweep in this process, a worker; return the message about its end."""
+    """Run a job of a sweep in the present worker process; return the message that the job is done or has failed."""
     try:
         runner.run(job)
     except Exception as error:
@@ -49,7 +49,7 @@ def end_of(runner: JobRunner, job: Job) -> Done | Failed:
 
 
 class Crew(Protocol):
-    """Protocol of the workers, numbered from 0, that run the jobs of a sweep."""
+    """Protocol of a crew: the workers that run the jobs of a sweep, numbered from 0."""
 
     size: int
 
@@ -57,20 +57,20 @@ class Crew(Protocol):
         """Return whether worker ``number`` has started and can take jobs."""
 
     def send(self, number: int, job: Job) -> None:
-        """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
+        """Send a job (some runs of a sweep) to worker ``number``. The worker must have no other job at that time."""
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for busy workers and for starts; return pairs of worker number and message, perhaps none."""
+        """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs."""
 
     def replace(self, number: int) -> None:
-        """Start a new worker in the place of worker ``number``, which has died."""
+        """Start a new worker that takes the place of worker ``number``, which has died."""
 
     def close(self) -> None:
         """End all workers of a sweep."""
 
 
 def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: SweepCallback) -> None:
-    """Run all groups of a sweep's cells by several workers, and end the workers afterwards.
+    """Execute a sweep by several workers, then end them; ``groups`` are dense networks with the runs that prune them.
 
     The caller holds the lock of the folder ``path``. One worker trains a dense network; then all workers share its
     cells. Controls follow the cell whose mask they take. A job whose worker dies continues from its checkpoints in

@@ -13,14 +13,14 @@ _ATTEMPTS = 3  # of a job whose worker dies
 
 @dataclass(frozen=True)
 class Job:
-    """Cells of a sweep that one worker runs in order; without cells, the worker only trains their dense network."""
+    """Runs of a sweep that one worker executes in order; if ``cells`` is empty, it only trains their dense network."""
 
     users: list[Cell]  # cells whose moments of the dense training are needed
     cells: list[Cell]
 
 
 class JobQueue:
-    """Queue of a sweep's jobs; the next dense network is trained when fewer jobs than workers are ready."""
+    """Queue of a sweep's jobs; it gives out a dense network's training if fewer jobs than workers are ready."""
 
     def __init__(self, groups: Iterable[Group], workers: int) -> None:
         self._workers = workers
@@ -34,26 +34,26 @@ class JobQueue:
             self._cells[id(job)] = [Job(cells, cells) for cells in _chains(group.to_do)]
 
     def next(self) -> Job | None:
-        """Return the next job for a free worker; None if no job is ready."""
+        """Return the next job for a worker that has none; None if no job can start now."""
         if self._dense and len(self._ready) < self._workers:
             return self._dense.popleft()
         return self._ready.popleft() if self._ready else None
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is left, ready or waiting for its dense network."""
+        """Whether no job is left, neither a ready one nor one that waits for its dense network."""
         return not (self._dense or self._ready or self._cells)
 
     def finished(self, job: Job) -> None:
-        """Mark the training of a dense network as finished; the jobs that waited for it become ready."""
+        """Note that a job is finished; if it trained a dense network, the jobs that prune that network can start."""
         self._ready += self._cells.pop(id(job), [])
 
     def failed(self, job: Job) -> list[Cell]:
-        """Return the cells that can't run because ``job``, the training of their dense network, failed."""
+        """Return the runs that can't start because ``job``, which trains their dense network, has failed."""
         return [cell for waiting in self._cells.pop(id(job), []) for cell in waiting.cells]
 
     def worker_died(self, job: Job) -> bool:
-        """Put a dead worker's job back in front of the queue; return False if the job has ended three workers."""
+        """Put a dead worker's job back at the front of the queue; return False if the job has killed three workers."""
         self._attempts[id(job)] = self._attempts.get(id(job), 0) + 1
         if self._attempts[id(job)] >= _ATTEMPTS:
             return False

@@ -17,7 +17,7 @@ _PRELOADED = ["masksearch.experiment.executors.processes", "torch._dynamo"]
 
 
 class ProcessCrew:
-    """Worker processes that run the jobs of a sweep on this machine, and end with the main process."""
+    """Worker processes on this machine that run the jobs of a sweep; they end when the main process ends."""
 
     def __init__(self, plan: WorkerPlan, size: int, device: torch.device) -> None:
         self._plan, self._device, self.size = plan, device, size
@@ -30,15 +30,15 @@ class ProcessCrew:
         return ChildProcess(_work, [replace(self._plan, run=run)], preloaded=_PRELOADED, name=f"process{number}")
 
     def is_ready(self, number: int) -> bool:
-        """Return True: jobs wait in the pipe until the process has started."""
+        """Return True for every worker: jobs sent to a process that is still starting wait in its pipe."""
         return True
 
     def send(self, number: int, job: Job) -> None:
-        """Send a job to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
+        """Send a job to worker ``number``, which has no other job. If it is dead, :meth:`wait` reports that."""
         self._workers[number].send(job)
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for busy workers; return at least one pair of worker number and message."""
+        """Wait until a worker with a job sends a message; return (worker number, message) pairs, at least one."""
         pipes = {self._workers[number].pipe: number for number in busy}
         for pipe in connection.wait(list(pipes)):
             number = pipes[pipe]  # type: ignore[index]
@@ -47,7 +47,7 @@ class ProcessCrew:
             yield number, Died(f"a process ended with code {message.code}") if is_end else message
 
     def replace(self, number: int) -> None:
-        """Start a new worker process in the place of worker ``number``, which has died."""
+        """Start a new worker process that takes the place of worker ``number``, which has died."""
         self._workers[number] = self._started(number)
 
     def close(self) -> None:

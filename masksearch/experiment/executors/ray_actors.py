@@ -30,14 +30,14 @@ def _ray() -> Any:
 
 @dataclass(frozen=True)
 class Resources:
-    """Numbers of CPUs and GPUs, and GiB of memory: of a whole Ray cluster, or of one cell."""
+    """Number of CPUs, number of GPUs and GiB of memory that a Ray cluster has or that one run of a sweep needs."""
 
     cpus: int
     gpus: float
     memory: float
 
     def room(self, cell: "Resources") -> int:
-        """Return how many cells, which need a CPU at least, fit at the same time."""
+        """Return how many runs of a sweep fit into these resources at once, if one run needs the resources ``cell``."""
         pairs = ((self.cpus, cell.cpus), (self.gpus, cell.gpus), (self.memory, cell.memory))
         return min(int(whole / part + 1e-9) for whole, part in pairs if part)
 
@@ -46,7 +46,7 @@ class Resources:
 
 
 def cluster_resources(address: str, cpus: int) -> Resources:
-    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its resources.
+    """Connect to the Ray cluster at ``address``, or start one with ``cpus`` CPUs here; return the cluster's resources.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def cluster_resources(address: str, cpus: int) -> Resources:
 
 
 class RayCrew:
-    """Ray actors that run the jobs of a sweep. All nodes reach the sweep's folder under the same path, or at a URL.
+    """Ray actors that run the jobs of a sweep. All nodes must reach the sweep's folder under the same path or at a URL.
 
     Parameters
     ----------
@@ -98,15 +98,15 @@ class RayCrew:
             self.replace(number)
 
     def is_ready(self, number: int) -> bool:
-        """Return whether a node had room for worker ``number``, and the worker has started."""
+        """Return whether worker ``number`` has started; it needs a node of the cluster with enough free resources."""
         return number in self._ready
 
     def send(self, number: int, job: Job) -> None:
-        """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
+        """Send a job (some runs of a sweep) to worker ``number``. The worker must have no other job at that time."""
         self._jobs[self._workers[number].run.options(name=_name(job)).remote(job)] = number
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for busy workers and for the starts of others; return pairs of worker number and message.
+        """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class RayCrew:
         self.replace(number)
 
     def replace(self, number: int) -> None:
-        """Start a new Ray actor, on any node that has room, in the place of worker ``number``, which has died."""
+        """Start a new Ray actor, on any node with enough resources, to replace worker ``number``, which has died."""
         self._ready.discard(number)
         worker = self._actor.remote(f"actor{number}", self._plan, str(Path.cwd()), list(sys.path))
         self._workers[number] = worker
@@ -157,7 +157,7 @@ class RayCrew:
         self._awaited[worker.start.remote()] = number
 
     def close(self) -> None:
-        """End all workers of a sweep, and Ray if it was started for the sweep."""
+        """End all workers of a sweep. Also shut Ray down, if it was started for this sweep."""
         for worker in self._workers.values():
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(worker, no_restart=True)
@@ -182,11 +182,11 @@ class _Actor:
         self._runner = JobRunner(plan, self._messages.put)
 
     def start(self) -> list[Message]:
-        """Return no messages: the worker has started."""
+        """Return an empty list of messages, which shows that the worker has started."""
         return []
 
     def messages(self) -> list[Message]:
-        """Wait for messages of the job that runs; return at least one."""
+        """Wait for messages of the running job, and return all that there are, at least one."""
         messages = [self._messages.get()]
         with suppress(Empty):
             while True:
@@ -194,5 +194,5 @@ class _Actor:
         return messages
 
     def run(self, job: Job) -> None:
-        """Run a job; its last message is its end."""
+        """Run a job, and put its messages into a queue. The last message tells that the job is done or has failed."""
         self._messages.put(end_of(self._runner, job))

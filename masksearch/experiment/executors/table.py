@@ -25,7 +25,7 @@ _CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a sweep runs: its executor, the number of cells that run at the same time, and CPU threads of each cell."""
+    """How a sweep is executed: its executor, the number of runs at the same time, and the CPU threads of each run."""
 
     executor: str
     workers: int
@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Executor:
-    """Definition of a way to run the cells of a sweep: a description, and the function that starts workers."""
+    """Definition of an executor, which is a way to run a sweep: a description, and a function that starts workers."""
 
     about: str
     crew: Callable[[RunSettings, Plan, Path, torch.device], Crew] | None = None  # None: this process runs the cells
@@ -66,7 +66,7 @@ EXECUTORS: Table[Executor] = Table(
 def plan_of(
     parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device, *, idle: bool = False
 ) -> Plan:
-    """Choose the executor, the number of processes and the CPU threads of each cell for a sweep's unfinished cells.
+    """Choose how to execute a sweep's unfinished runs: executor, number of processes, CPU threads of each run.
 
     ``threads`` in the settings is the number of threads of each cell. If it is not given, cells in several processes
     and on Ray have one thread, and so have small networks (no convolutions, fewer than 1,000,000 parameters) on the
@@ -130,7 +130,7 @@ def _warn_of_crowd(plan: Plan, cores: int) -> None:
 def run_groups(
     groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, device: torch.device, callback: SweepCallback
 ) -> None:
-    """Run all groups of a sweep's cells by the executor that ``plan`` names."""
+    """Execute a sweep by the executor in ``plan``; ``groups`` are dense networks with the runs that prune them."""
     crew = EXECUTORS[plan.executor].crew
     if crew is None:
         run_inline(groups, path, device, plan.threads, callback)

@@ -37,7 +37,7 @@ _LOG = "log.txt"  # everything that a worker printed while it ran a cell or trai
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker process needs to start: settings of the run, number of CPU threads, and the sweep's folder."""
+    """What a worker process needs to start: some settings, the number of CPU threads, and the sweep's folder."""
 
     run: RunSettings
     threads: int
@@ -46,7 +46,7 @@ class WorkerPlan:
 
 
 class JobRunner:
-    """Runs a worker's jobs and reports their events. The next job reuses the last job's data and dense network.
+    """Runner of a worker's jobs that reports their events. Data and the dense network are kept for the next job.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class JobRunner:
         self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network that a job names, or run the job's cells; what they print goes to their folders."""
+        """Train the dense network of a job, or execute its runs; printed text goes to ``log.txt`` in their folders."""
         torch.set_num_threads(self._plan.threads)
         if not job.cells:
             with _logged(dense_folder(job.users[0])):
@@ -117,7 +117,7 @@ class _Relay:
 
 @contextmanager
 def _logged(folder: Path) -> Iterator[None]:
-    """Context manager in which this process prints, also from libraries in C, to the end of ``log.txt`` in ``folder``.
+    """Context manager that sends what this process prints, also from C libraries, to ``log.txt`` in ``folder``.
 
     Every warning is printed at least once.
     """
@@ -139,7 +139,7 @@ def _logged(folder: Path) -> Iterator[None]:
 
 
 def _remove_empty_log(folder: Path) -> None:
-    """Remove ``log.txt`` from a cell's folder if it has no text; no other worker may be running the cell."""
+    """Remove ``log.txt`` from a run's folder if the file is empty; call this only while no worker executes the run."""
     if not (folder / _LOG).stat().st_size:
         (folder / _LOG).unlink()
 

@@ -16,13 +16,13 @@ SCALES = ("smoke", "cpu", "paper")
 
 
 def recipe_names() -> list[str]:
-    """Return the sorted names of all recipes, which are settings of published experiments."""
+    """Return the sorted names of all recipes. A recipe has the settings of a published experiment."""
     folder = files("masksearch.experiment.recipes")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list[Settings]:
-    """Return a published experiment's settings at a scale, one per part; ``only`` selects parts by name.
+    """Return the settings of a recipe (a published experiment) at a scale such as "cpu", one object for each part.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
 
 
 def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequence[str] = ()) -> list[Settings]:
-    """Return the settings of a recipe from the dictionary of its TOML file, one for each part.
+    """Return the settings of a recipe, one object for each of its parts, from the content of the recipe's TOML file.
 
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
@@ -72,7 +72,7 @@ def _part_names(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return the one-line description of a recipe (a published experiment), with the names of its parts."""
+    """Return the one-line description of a recipe (settings of a published experiment), with its parts' names."""
     recipe = _read(name)
     names = ", ".join(_part_names(recipe))
     return recipe.get("about", "") + f" (parts: {names})" * bool(names)

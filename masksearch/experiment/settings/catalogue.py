@@ -49,7 +49,7 @@ class Setting:
 
 @cache
 def settings_by_key() -> dict[str, Setting]:
-    """Return all settings of a sweep as {key, such as ``train.momentum``: setting}, in the order of their groups."""
+    """Return all settings of a sweep as {key: setting}, by group; a key is such as ``train.momentum``."""
     found = {}
     for group in fields(Settings):
         default = getattr(Settings(), group.name)
@@ -62,12 +62,12 @@ def settings_by_key() -> dict[str, Setting]:
 
 @cache
 def flags_by_topic() -> dict[str, list[Setting]]:
-    """Return {topic in the help: settings that are flags of ``masksearch run``}."""
+    """Return the settings that are flags of ``masksearch run``, as {topic of the help: list of settings}."""
     by_name = {setting.name: setting for setting in settings_by_key().values() if setting.group not in NESTED}
     return {topic: [by_name[name] for name in names.split()] for topic, names in FLAGS.items()}
 
 
 @cache
 def flag_keys() -> frozenset[str]:
-    """Return the keys, such as ``train.momentum``, of all settings that are flags of ``masksearch run``."""
+    """Return the keys, such as ``train.momentum``, of those settings that are flags of ``masksearch run``."""
     return frozenset(setting.key for settings in flags_by_topic().values() for setting in settings)

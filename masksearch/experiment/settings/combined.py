@@ -54,47 +54,49 @@ _PATH_BYTES = 1000
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Name, folders, device and processes of a sweep.
+    """Settings of how a sweep is executed: its name, folders, device and processes.
 
     Device and number of threads change the last bits of results; no other setting here changes results.
     """
 
     name: str = "sweep"
-    """Name of the sweep, and of its folder in runs."""
+    """Name of the sweep; results are written to runs/NAME."""
     plugin: tuple[str, ...] = ()
     """Python modules with your own methods, networks or data sets: dotted names or .py files.
     Each module defines a dictionary MASKSEARCH that lists them (docs/plugins.md)."""
     runs: str = "runs"
-    """Folder that holds the folders of all sweeps, or a URL of object storage, such as s3://bucket/runs.
-    Cells of a URL run in a local copy of it (cache); S3 needs pip install 'masksearch[storage]'."""
+    """Folder in which every sweep has a folder, or a URL of object storage, such as s3://bucket/runs.
+    With a URL, a sweep works on a copy in a local folder (cache); S3 needs pip install 'masksearch[storage]'."""
     cache: str = "~/.cache/masksearch"
-    """Folder on each machine for local copies of runs at a URL; ~ and $VARIABLES are replaced on each machine."""
+    """Folder, on each machine, for local copies of runs if that is a URL; ~ and $VARIABLES are replaced."""
     upload_seconds: float = 60.0
-    """Seconds between two uploads of a running cell's checkpoint, if runs is a URL.
-    A machine that is lost costs at most the work since the last upload."""
+    """Seconds between two uploads of a checkpoint to object storage, if runs is a URL.
+    If a machine is lost, so is at most the work since its last upload."""
     data_root: str = "data"
     """Folder that holds the data sets."""
     download: bool = False
     """Download the data set if it is missing."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1 or mps.
+    """Device to compute on: auto, cpu, cuda, cuda:1 or mps.
     "auto" is "cuda" if available, else "cpu"."""
     threads: int | None = None
-    """Number of CPU threads of each cell. Another number may change the last bits of results.
-    If not given: 1 with processes and Ray, and for networks without convolutions and below 1,000,000 parameters; else
-    PyTorch's number. Give it where a sweep continues on another machine."""
+    """Number of CPU threads that compute for one method, sparsity and seed.
+    Another number may change the last bits of results. If not given: 1 with several processes, with Ray, and for
+    networks without convolutions and below 1,000,000 parameters; otherwise PyTorch's number. Give it where a sweep
+    continues on another machine."""
     executor: str = "auto"
-    """Where a sweep's cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
-    "auto" is "inline". For networks without convolutions and below 1,000,000 parameters, "auto" starts as many
-    processes as PyTorch has threads, unless threads is given."""
+    """Where a sweep is executed: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
+    With "processes" and "ray", several methods, sparsities and seeds run at the same time. "auto" is "inline", or, for
+    networks without convolutions and below 1,000,000 parameters, as many processes as PyTorch has threads, unless
+    threads is given."""
     gpus_per_cell: float = 0.0
-    """GPUs that Ray reserves for each cell (one method at one sparsity and seed), such as 0.25."""
+    """GPUs that Ray reserves for each run of the sweep (one method, sparsity and seed), such as 0.25."""
     memory_per_cell: float = 0.0
-    """GiB of memory that Ray reserves for each cell (one method at one sparsity and seed); 0 reserves none."""
+    """GiB of memory that Ray reserves for each run of the sweep (one method, sparsity and seed); 0 reserves none."""
     deterministic: bool = False
-    """Use deterministic PyTorch algorithms only; on CUDA some are slower."""
+    """Use only deterministic PyTorch algorithms; some of them are slower on CUDA."""
     latency_seconds: float = 0.15
-    """Seconds of each latency measurement, of the masked and the dense network together.
+    """Seconds that each latency measurement takes, for the masked and the dense network together.
     Each network runs at least 11 times."""
 
     def __post_init__(self) -> None:
@@ -118,12 +120,12 @@ class RunSettings:
 
     @property
     def is_remote(self) -> bool:
-        """Whether ``runs`` is a URL of object storage."""
+        """Whether ``runs``, the place of all sweeps' folders, is a URL of object storage."""
         return "://" in self.runs
 
     @property
     def folder(self) -> Path:
-        """Folder on this machine that holds the folders of all sweeps: ``runs``, or the local copy of its URL."""
+        """Folder on this machine that has a folder for every sweep: ``runs``, or the local copy if that is a URL."""
         if not self.is_remote:
             return Path(self.runs)
         url = self.runs.rstrip("/")
@@ -133,7 +135,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one sweep, by group. Settings that are not given get the default of the granularity."""
+    """All settings of one sweep, by group. Some of the defaults depend on the granularity."""
 
     sweep: SweepSettings = field(default_factory=SweepSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -152,17 +154,17 @@ class Settings:
 
     @property
     def scope(self) -> Scope:
-        """How criteria compare units of different layers: the user's setting, or else the granularity's default."""
+        """How criteria compare units of different layers: as set by the user, or else as usual for the granularity."""
         return self.scoring.scope or SCOPES[self.sweep.granularity]
 
     @property
     def on_empty(self) -> OnEmpty:
-        """What happens if a mask empties a layer: the user's setting, or else the granularity's default."""
+        """What happens if a mask empties a layer: as set by the user, or else as usual for the granularity."""
         return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
 
     @property
     def hold(self) -> Hold:
-        """Quantity of which densities are shares: the cost with upper bounds (for latency: MACs), else the setting."""
+        """Quantity (such as MACs) of which densities are shares: the one with an upper bound, or else the setting."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold
@@ -170,13 +172,13 @@ class Settings:
 
     @property
     def repairs(self) -> bool:
-        """Whether kept weights are refitted by least squares, before retraining or before masks are scored."""
+        """Whether kept weights are refitted by least squares, either before retraining or before masks are scored."""
         objectives = {self.sweep.objective, self.search.rescore_by or self.sweep.objective}
         return self.schedules.reconstruct != "off" or any(OBJECTIVES[name].reconstructs for name in objectives)
 
     @classmethod
     def of_command_line(cls) -> "Settings":
-        """Return the default settings of ``masksearch run`` without a recipe, with ``warm_start`` = ``auto``."""
+        """Return the default settings of ``masksearch run``, in which ``warm_start`` is ``auto``."""
         return cls(search=SearchSettings(warm_start=USUAL_START))
 
     def as_dict(self) -> dict[str, dict[str, object]]:
@@ -185,7 +187,7 @@ class Settings:
 
     @classmethod
     def from_dict(cls, groups: Mapping[str, Mapping[str, Any]], source: str = "settings") -> "Settings":
-        """Return Settings from the dictionary that :meth:`as_dict` returns. Plugins that it names are not loaded.
+        """Return Settings made from the dictionary that :meth:`as_dict` returns; plugins named in it are not loaded.
 
         Raises
         ------
@@ -212,7 +214,7 @@ class Settings:
             raise
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
-        """Return a copy of the settings with new values, given by name without the group, as in a recipe's TOML file.
+        """Return a copy of the settings with new values, given as {name: value} without groups, as in recipes.
 
         ``annealing``, ``optuna`` and ``supermask`` are tables of their own fields.
 

@@ -24,7 +24,7 @@ _SOURCES = "saliencies, warm_start or finalists"
 
 
 def check_conflicts(settings: Settings) -> None:
-    """Raise an InputError for the first two settings of a sweep that do not fit together."""
+    """Raise an InputError if two settings of a sweep do not fit together; the message names the first such pair."""
     conflicts = (
         _of_moments,
         _of_granularity,

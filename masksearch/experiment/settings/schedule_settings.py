@@ -15,59 +15,60 @@ Reconstruct = Literal["off", "independent", "sequential", "blockwise"]
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Settings of pruning schedules, and of retraining the masked networks."""
+    """Settings of pruning schedules and of the retraining of masked networks."""
 
     schedule: tuple[str, ...] = ("one_shot",)
-    """Pruning schedules, which decide how the density falls: names in --list.
+    """Pruning schedules, which decide in how many steps the network is pruned: names in --list.
     Each schedule is combined with every method."""
     rounds: tuple[int, ...] = ()
-    """Numbers of pruning rounds to compare, for schedules with several rounds; each round prunes and trains.
-    If not given, the default of each schedule; 0 trains the dense network only."""
+    """Numbers of pruning rounds to compare, for schedules that prune in several rounds.
+    Each round prunes and trains. If not given, every schedule uses its default; 0 trains the dense network only."""
     rewind_to: tuple[str, ...] = ()
     """Weights that retraining starts from: 0, 3ep, 500it, end, best, random, none or lr.
     "0", "3ep" (after 3 epochs), "500it" (after 500 steps), "end" and "best" are moments of the dense training. "random"
     draws new weights. "none" keeps the weights at which the mask was found; "lr" keeps them too, and restarts the
     learning rate schedule."""
     retrain_epochs: int | None = None
-    """Epochs of retraining each masked network.
-    If not given, the schedule's number, or as many epochs as the dense training has, or has left after rewind_to."""
+    """Number of epochs for which each masked network is retrained.
+    If not given, the schedule's number or, if it has none, as many epochs as the dense training has or has left after
+    rewind_to."""
     between_epochs: int | None = None
-    """Epochs of training between two pruning rounds; if not given, as many as after the last round."""
+    """Epochs of training between two pruning rounds; if not given, the same number as after the last round."""
     retrain_lr: tuple[float, ...] = ()
-    """Learning rates of retraining to compare.
+    """Learning rates to compare in retraining.
     For each method and sparsity, the rate with the best validation accuracy is chosen."""
     retrain_warmup: float | None = None
-    """Epochs of learning rate warm-up at the start of retraining; if not given, as in the dense training (warmup)."""
+    """Epochs of learning rate warm-up at the start of retraining; if not given, the number in warmup."""
     retrain_distill: tuple[float, ...] = ()
-    """Weights of knowledge distillation in retraining to compare, each with all methods; 0 means no distillation.
+    """Weights of the distillation loss to compare in retraining, each with all methods; 0 means no distillation.
     If not given, the setting train.distill."""
     retrain_temperature: tuple[float, ...] = ()
-    """Temperatures of knowledge distillation in retraining to compare, each with all methods.
+    """Temperatures of distillation to compare in retraining, each with all methods.
     If not given, the setting train.distill_temperature."""
     reconstruct: Reconstruct = "off"
     """Repair of masked networks before retraining, for every method: off, independent, sequential or blockwise.
-    The repair refits kept weights by least squares so that each layer gives the outputs of the dense layer. Its inputs
-    are those of the dense network ("independent"), or those that the layers repaired before give ("sequential").
-    "blockwise" prunes weights block after block (ms.one_shot), at the densities of layers that the found mask has:
-    SparseGPT chooses the weights and updates the kept ones; magnitude and wanda choose their own weights and update
-    none. find_at is then "end", and rewind_to "none", unless they are given."""
+    The repair refits kept weights by least squares so that each layer's output is close to that of the dense layer. The
+    inputs that a layer is refitted on come from the dense network ("independent"), or from the layers that are already
+    repaired ("sequential"). "blockwise" prunes weights block after block (ms.one_shot), at the densities of layers that
+    the found mask has: SparseGPT chooses the weights and updates the kept ones; magnitude and wanda choose their own
+    weights and update none. find_at is then "end", and rewind_to "none", unless they are given."""
     control: tuple[Control, ...] = ()
-    """Control networks to retrain beside each masked network: shuffle, reinit or repair.
+    """Control networks to retrain in addition to each masked network: shuffle, reinit or repair.
     "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes weights orthonormal."""
     early_bird_threshold: float | None = None
-    """Largest distance between the masks of five epochs at which schedule = "early_bird" takes the mask.
-    If not given, 0.1 of the units."""
+    """For schedule = "early_bird": the mask is taken once the masks of five epochs differ by at most this.
+    The difference is a share of the units. If not given, 0.1."""
     early_bird_relative: bool = False
-    """Measure the distance of early-bird masks as a share of the expected distance of random masks of equal density.
-    For density d this distance is 2 d (1 - d). The default of early_bird_threshold is then 0.2."""
+    """For schedule = "early_bird": divide the distance of masks by that of random masks of the same density.
+    Random masks of density d have an expected distance of 2 d (1 - d). Then early_bird_threshold is 0.2 by default."""
     update_every: int | None = None
-    """Optimiser steps between changes of the mask, for schedule = "gradual", "set" or "rigl".
-    If not given, 100, or a fortieth of a training below 4,000 steps."""
+    """Optimiser steps from one change of the mask to the next, for schedule = "gradual", "set" or "rigl".
+    If not given, 100, or a fortieth of the training if that has fewer than 4,000 steps."""
     drop_share: float = 0.3
     """Share of a layer's kept weights that each change of the mask replaces, for schedule = "set" or "rigl".
     For "rigl" it is the share at the start of the training."""
     save_at: tuple[str, ...] = ()
-    """Moments of every training, such as 3ep or 500it, at which the weights are saved, besides its end."""
+    """Moments, such as 3ep or 500it, at which every training saves its weights, in addition to its end."""
 
     def __post_init__(self) -> None:
         check_fields(self, "schedule")
@@ -104,7 +105,7 @@ class ScheduleSettings:
             raise InputError(f"rounds: {given}; {' '.join(self.schedule)} has none to choose, {able} have")
 
     def early_bird(self, relative: bool) -> EarlyBird:
-        """Return the rule that detects when masks stop changing over epochs, by absolute or relative distances."""
+        """Return the rule by which early-bird schedules decide that a mask no longer changes from epoch to epoch."""
         return EarlyBird(self.early_bird_threshold, relative)
 
     @property
@@ -114,7 +115,7 @@ class ScheduleSettings:
 
 
 def parse_rewind(text: str) -> Duration | Literal["none", "lr", "random"]:
-    """Parse the setting ``rewind_to``: return a moment of the dense training, ``none``, ``lr`` or ``random``."""
+    """Parse the setting ``rewind_to``: return a moment of the dense training, or ``none``, ``lr`` or ``random``."""
     if text in ("none", "lr", "random"):
         return cast(Literal["none", "lr", "random"], text)
     return Duration.parse(text, "rewind_to (besides none, lr, random)")

@@ -22,14 +22,14 @@ ScoredWeights = Literal["own", "signed_constant"]
 
 
 def split_method(text: str) -> tuple[str, str]:
-    """Split a method's text into name and moment: (``snip``, ``3ep``) for ``snip@3ep``, or (``snip``, ``""``)."""
+    """Split a method's text into its name and the moment of training after @: (``snip``, ``3ep``) for ``snip@3ep``."""
     name, _, moment = text.partition("@")
     return name, moment
 
 
 @dataclass(frozen=True)
 class Source:
-    """Criterion that ranks units for a search, and the moment of the training whose weights it reads."""
+    """Criterion by which a search ranks units, with the moment of dense training whose weights it reads."""
 
     name: str
     moment: str = ""  # of the dense training; empty: the weights that masks are found at
@@ -38,7 +38,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse a criterion with its moment and scope: ``magnitude``, ``magnitude@3ep:erk``, ``magnitude@gradual:2ep``.
+        """Parse a criterion with its moment and scope, such as ``magnitude@3ep:erk`` or ``magnitude@gradual:2ep``.
 
         Raises
         ------
@@ -64,21 +64,21 @@ class Source:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """Settings of criteria and searches: numbers of examples, comparison of units, time limits."""
+    """Settings of criteria and searches, such as numbers of examples, how units are compared, and time limits."""
 
     seconds: float | None = None
-    """Time limit of each search in seconds, besides its budget.
-    It includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
+    """Time limit of each search in seconds; the search also ends when its budget is used up.
+    The time includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
     search_examples: int | None = None
-    """Number of validation examples that searches score masks on.
-    If not given, 2,000 or half of the validation examples."""
+    """Number of validation examples on which searches score masks.
+    If not given, 2,000 or half of the validation examples, whichever is less."""
     train_examples: int | None = None
-    """Number of training examples; all if not given."""
+    """Number of training examples to use; if not given, all."""
     val_examples: int | None = None
-    """Number of validation examples, including those that searches score masks on; all if not given."""
+    """Number of validation examples to use, including those on which searches score masks; if not given, all."""
     weights: ScoredWeights = "own"
-    """Weights that masks are searched on: own, or signed_constant.
-    "signed_constant" replaces each weight by its sign times the layer's standard deviation."""
+    """Weights of the network in which masks are scored: own or signed_constant.
+    "own" uses the network's weights, "signed_constant" the sign of each times its layer's standard deviation."""
     scope: Scope | None = None
     """How a criterion compares units of different layers: global, layerwise, erk, isomorphic or knapsack.
     "global" compares all units together. "layerwise" keeps the same density in each layer, "erk" the density of an
@@ -86,19 +86,20 @@ class ScoringSettings:
     density of each kind. "knapsack" keeps the units with the largest sum of saliencies that the density allows. If not
     given, "global" for weights and blocks, and "layerwise" for filters."""
     hold: Hold = "units"
-    """Quantity of which a density is a share: units, params or macs (params, macs: only for filters and blocks)."""
+    """Quantity of which a density is a share: units, params or macs.
+    params and macs are only for filters and blocks."""
     on_empty: OnEmpty | None = None
-    """What happens when a mask empties a layer: allow (and report it), keep_one (of its units), or raise (an error).
-    If not given, "allow" for weights and "keep_one" for filters."""
+    """What happens when a mask empties a layer: allow, keep_one (of the layer's units) or raise (an error).
+    With "allow" the empty layer is reported. If not given, "allow" for weights and "keep_one" for filters."""
     connected: bool = False
-    """Replace kept weights that lie on no path from input to output by the next best weights.
+    """Prune kept weights that lie on no path from input to output, and keep the next best weights instead.
     Only for weight masks of criteria and of optuna_* samplers."""
     layers: LayerKind = "all"
-    """Layers whose weights can be pruned, for granularity = "weight" or "nm": all, conv or linear."""
+    """Kind of layers whose weights are pruned, for granularity = "weight" or "nm": all, conv or linear."""
     examples_per_class: int = 10
-    """Number of training examples of each class that gradient-based criteria use."""
+    """Number of training examples per class from which gradient-based criteria compute their saliencies."""
     calibration_examples: int = 1024
-    """Number of training examples for least-squares repair: by reconstruct, or by objective = "reconstructed"."""
+    """Number of training examples for least-squares repair: with reconstruct or with objective = "reconstructed"."""
     channel_swaps: int = 0
     """Swaps per layer of the search for an order of channels that suits 2:4 masks; 0 keeps the order.
     The outputs of the dense network do not change. With granularity = "nm" and reconstruct = "blockwise" only."""
@@ -113,42 +114,43 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Start masks and saliencies of searches, and the second scoring that chooses among the best masks."""
+    """Settings of searches: start masks, saliencies, and the second scoring that chooses among the best masks."""
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
     NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep those after 2 epochs of gradual
-    pruning. optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
+    pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities
+    use these criteria."""
     warm_start: str | None = None
-    """Criterion whose mask searches start from, none for a random mask, or auto.
+    """Mask that searches start from: the name of a criterion, none for a random mask, or auto.
     "auto" is magnitude (filters: fpgm) where masks are found on trained weights, else "none". Criteria are written as
     in saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
     proposals: int = 1
     """Number of masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""
     scorers: int = 1
-    """Number of processes on this machine that score the masks of one search at the same time.
-    Each holds the network and the examples, and computes on as many threads as the cell. With scorer_order = "fixed",
-    give proposals at least this number."""
+    """Number of processes on this machine that score masks of the same search in parallel.
+    Each holds the network and the examples, and computes on the number of CPU threads that the setting threads gives.
+    With scorer_order = "fixed", give proposals at least this number."""
     scorer_order: Literal["fixed", "as_finished"] = "fixed"
-    """Order in which a search with several scorers gets its scores: fixed or as_finished.
+    """Order in which a search with several scorer processes gets its scores: fixed or as_finished.
     "fixed" repeats the same search with any number of scorers from 2 on. With "as_finished", no process waits for the
     slowest, and the search can't be repeated exactly."""
     training_steps: int = 250
-    """Optimiser steps for scoring one mask, with objective = "short_training" or "training_loss"."""
+    """Optimiser steps of the training that scores a mask, with objective = "short_training" or "training_loss"."""
     training_lr: float | None = None
-    """Learning rate for scoring masks, with objective = "short_training" or "training_loss".
+    """Learning rate of the training that scores a mask, with objective = "short_training" or "training_loss".
     If not given, the rate of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
-    """Number of a search's best masks (1 to 5) to score again on validation examples that the search did not use."""
+    """Number of a search's best masks (1 to 5) to score again, on validation examples that the search did not use."""
     rescore_by: str | None = None
-    """Objective of the second scoring of the best masks; if not given, the objective of the search.
+    """Objective by which a search's best masks are scored again; if not given, the objective of the search.
     The masks of warm_start and finalists are then scored too."""
     finalists: tuple[str, ...] = ()
-    """Criteria whose masks take part in the second scoring, beside the search's best masks.
+    """Criteria whose masks are scored again together with the search's best masks.
     They are written as in warm_start, for example bn_scale:layerwise."""
     rescore_steps: int | None = None
-    """Optimiser steps for scoring one mask again by short training; if not given, training_steps.
+    """Optimiser steps of the short training that scores a mask again; if not given, training_steps.
     Only for rescore_by (or, without it, objective) = "short_training" or "training_loss"."""
 
     def __post_init__(self) -> None:
@@ -178,41 +180,41 @@ class SearchSettings:
 
     @property
     def rescores(self) -> bool:
-        """Whether a search ends with several masks that are scored a second time."""
+        """Whether some of a search's masks are scored a second time at its end."""
         return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """All criteria that searches use, as texts such as ``magnitude@3ep``: saliencies, warm start and finalists."""
+        """All criteria that searches use, for saliencies and start masks, say, as texts such as ``magnitude@3ep``."""
         start = () if self.warm_start in (None, USUAL_START) else (self.warm_start,)
         return (*self.saliencies, *start, *self.finalists)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All criteria that searches use for saliencies, warm start and finalists, each with its moment and scope."""
+        """All criteria that searches use, for saliencies and start masks, say, parsed into name, moment and scope."""
         return tuple(map(Source.parse, self.criteria))
 
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """How the numbers that Optuna's samplers choose define a mask, and where Optuna's studies are stored."""
+    """Settings of Optuna's samplers: how the numbers that they choose define a mask, and where studies are stored."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
-    """What Optuna's samplers choose: layers, mixture, blocks or bits.
-    "layers" are densities of layers, "mixture" weights of a mixture of saliencies, "blocks" blocks of units, and "bits"
-    single bits of the mask."""
+    """What the numbers that Optuna's samplers choose stand for: layers, mixture, blocks or bits.
+    "layers": densities of layers; "mixture": weights of a mixture of saliencies; "blocks": which blocks of units are
+    kept; "bits": which single units are kept."""
     densities: bool = False
-    """Search layers' densities together with the weights of saliencies, for parametrisation = "mixture"."""
+    """For parametrisation = "mixture", also search the densities of layers, not only the weights of the saliencies."""
     spread: float = 3.0
-    """Largest difference of a layer's density from the mean density, in log-odds."""
+    """Largest difference between a layer's density and the mean density that Optuna's samplers try, in log-odds."""
     blocks: int = 32
-    """Approximate number of blocks of units in all layers together, for parametrisation = "blocks"."""
+    """For parametrisation = "blocks": approximate number of blocks that the units of all layers are divided into."""
     storage: str | None = None
-    """URL of the Optuna storage of the studies; if not given, a SQLite file in the folder of each search.
+    """URL of the database in which Optuna stores its studies; if not given, a SQLite file in the folder of each search.
     A study is written to the storage after its search."""
     study: str | None = None
-    """Name of an Optuna study that several sweeps share through the storage.
-    Sweeps that give the same name search together: one study per cell (one method at one sparsity and seed)."""
+    """Name of an Optuna study that several sweeps share through the storage, to learn from each other's trials.
+    There is one study per method, sparsity and seed."""
 
     def __post_init__(self) -> None:
         check_numbers(self, blocks=100_000, spread=1000)

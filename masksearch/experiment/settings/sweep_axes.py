@@ -43,70 +43,70 @@ def methods() -> list[str]:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Grid of a sweep: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
+    """What a sweep compares: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
 
     dataset: str = "digits"
     """Data: name in --list, imagefolder:PATH, text:PATH, textfolder:PATH or module:function.
     text:PATH has text files for language models, textfolder:PATH texts with classes. module:function or
     path/to/file.py:function names a function of yours that returns ms.Data."""
     task: str | None = None
-    """Task that the data must be for: classification, binary, multilabel, regression, segmentation or language_model.
-    If not given, the task of the data."""
+    """Task of the data: classification, binary, multilabel, regression, segmentation or language_model.
+    Data for another task are an error. If not given, the data decide the task."""
     image_size: int | None = None
-    """Height and width of images of an image folder, in pixels: each is resized and cropped to a square.
+    """Height and width in pixels to which each image of an image folder is resized and cropped.
     If not given, all images must have one size."""
     text_length: int | None = None
     """Bytes of each example of text, or tokens with model = "transformers:FOLDER".
     If not given, 256 for language models, and 64 for texts with classes."""
     model: str = "lenet_300_100"
-    """Network: name in --list, NAME:WIDTH, torchvision:NAME, timm:NAME, transformers:FOLDER or module:function.
+    """Network: a name in --list, NAME:WIDTH, torchvision:NAME, timm:NAME, transformers:FOLDER or module:function.
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. transformers:FOLDER has weights of your own,
     whose tokenizer reads the text. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """Prunable units: weight, filter, block, union or nm.
+    """Unit to prune: weight, filter, block, union or nm.
     One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual
     branch; "union" has blocks and filters in one mask. "nm" keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
-    """Searchers, criteria and supermasks to compare: names in --list.
+    """Methods to compare, which are searchers, criteria or supermasks: names in --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
     granularity."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
-    """Pruned shares of the weights, filters or blocks.
+    """Shares of the weights, filters or blocks to prune.
     Each share is above 0 and below 1. With granularity = "nm" it is 0.5."""
     max_macs: tuple[float, ...] = ()
-    """Upper bounds of the MACs of masked networks, as shares of the dense network's MACs, instead of sparsity.
+    """Instead of sparsity: upper bounds of the MACs of masked networks, as shares of the dense network's MACs.
     Filters and blocks only. Each optuna_* sampler searches one Pareto front of score and cost for all bounds."""
     max_params: tuple[float, ...] = ()
-    """Upper bounds of the parameters of masked networks, as shares of the dense network's, instead of sparsity.
+    """Instead of sparsity: upper bounds of the number of parameters, as shares of the dense network's number.
     Filters and blocks only."""
     max_latency: tuple[float, ...] = ()
-    """Upper bounds of the measured latency of masked networks, as shares of the dense network's, instead of sparsity.
+    """Instead of sparsity: upper bounds of the measured latency, as shares of the dense network's latency.
     Filters, blocks and optuna_* samplers only, for batches of 64 examples. Measured times differ from run to run."""
     layer_sparsity: tuple[str, ...] = ()
-    """Layers with their own sparsity, such as fc1=0.9; all other layers have the sweep's sparsity."""
+    """Sparsities of single layers, such as fc1=0.9; all other layers have the sweep's sparsity."""
     seeds: int = 3
     """Number of seeds; results are means over them.
     A seed decides initial weights, training and search."""
     first_seed: int = 0
-    """First seed; with N seeds, they are this number and the next N - 1.
+    """First seed; the others follow it, so 5 with 3 seeds means 5, 6 and 7.
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
     """Number of masks that each search scores."""
     objective: str = "calibrated_loss"
-    """Score that searches maximise: a name in --list."""
+    """Score that a search maximises: a name in --list."""
     find_at: tuple[str, ...] = ()
     """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep.
     "3ep" is after 3 epochs, "500it" after 500 steps. "best" is the best epoch by validation, "best:3ep" the best of the
     first 3 epochs. If not given, the usual moment of each method."""
     dense: str = "auto"
-    """Dense network: auto (trained, or loaded if it is trained already), or the file of a state dict.
-    {seed} in the file's name is replaced by the seed."""
+    """Where the dense network comes from: auto, or the file of a state dict.
+    "auto" trains it, or loads it if it is trained already. {seed} in the file's name is replaced by the seed."""
     train_fn: str | None = None
-    """Your own training loop for dense and masked networks, module:function or path/to/file.py:function.
+    """Training loop of yours for dense and masked networks: module:function or path/to/file.py:function.
     f(model, data, *, masks, epochs, seed, device) trains the model in place."""
     devices: int = 1
-    """Number of processes that share each batch and the examples of each scoring; torchrun sets it.
+    """Number of processes that divide each batch, and each scoring of a mask, among them; torchrun sets it.
     Sums over several devices round differently, and BatchNorm takes its statistics on each device."""
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ class SweepSettings:
 
     @property
     def has_own_data(self) -> bool:
-        """Whether the setting ``dataset`` names a function of the user that returns the data."""
+        """Whether the setting ``dataset`` names a function, written by the user, that returns the data."""
         return self.dataset.partition(":")[0] not in DATASETS and names_function(self.dataset)
 
     @property
@@ -200,36 +200,36 @@ class SweepSettings:
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """Sparsities of the sweep: 1 - bound for each upper bound of a cost, else the setting ``sparsity``."""
+        """Sparsities of the sweep: the setting ``sparsity``, or 1 - bound for each upper bound of a cost."""
         return tuple(round(1 - cap, 12) for cap in self.caps) or self.sparsity
 
     @property
     def sized_by(self) -> str:
-        """Name of the setting that decides the size of masks: ``sparsity``, or ``max_macs`` or another bound."""
+        """Name of the setting that decides how many units masks keep: ``sparsity``, or a bound such as ``max_macs``."""
         return f"max_{self.capped}" if self.capped else "sparsity"
 
     @property
     def capped(self) -> Capped | None:
-        """Cost of masked networks that has upper bounds, such as ``macs``; None without bounds."""
+        """Kind of cost, such as ``macs``, for which masked networks have upper bounds; None if there are no bounds."""
         return next((name for name in CAPPED if getattr(self, f"max_{name}")), None)
 
     @property
     def caps(self) -> tuple[float, ...]:
-        """Upper bounds of masked networks' cost, as shares of the dense network's cost; empty without bounds."""
+        """Upper bounds of masked networks' cost, as shares of the dense network's cost; empty if there are none."""
         return getattr(self, f"max_{self.capped}", ())
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """Moments of the dense training, such as ``3ep``, that ``find_at`` or a method's text names."""
+        """Moments of the dense training, such as ``3ep``, in the setting ``find_at`` and in methods (``snip@3ep``)."""
         return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
 
     def dense_file(self, seed: int) -> Path:
-        """Return the path of the dense network's state dict for a seed, if the setting ``dense`` names a file."""
+        """Return the file of the dense network's state dict for a seed, as the setting ``dense`` names it."""
         return Path(self.dense.replace("{seed}", str(seed)))
 
 
 def parse_layer_sparsity(text: str) -> tuple[str, float]:
-    """Parse a layer's own sparsity: return the layer's name and sparsity, (``fc1``, 0.9) for ``fc1=0.9``."""
+    """Parse the sparsity of a single layer into the layer's name and its sparsity: (``fc1``, 0.9) for ``fc1=0.9``."""
     name, _, number = text.rpartition("=")
     try:
         sparsity = float(number)

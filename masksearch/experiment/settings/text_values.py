@@ -12,7 +12,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class ValueType:
-    """Type of a setting, taken from its type hint: the type of one value, and how many values there may be."""
+    """Type of a setting, read from its type hint: the type of one value, and whether there may be several."""
 
     kind: Any  # bool, int, float or str
     words: tuple[str, ...] = ()  # the only allowed texts; empty: any
@@ -21,7 +21,7 @@ class ValueType:
 
     @classmethod
     def of(cls, hint: Any) -> "ValueType":
-        """Return the ValueType of a type hint: its base type, words of a Literal, None, or several values."""
+        """Return the ValueType of a type hint, such as ``tuple[float, ...]`` or a ``Literal`` of words."""
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         if NoneType in get_args(hint):
             inner = cls.of(kinds[0])
@@ -32,7 +32,7 @@ class ValueType:
         return cls(str, tuple(kinds)) if get_origin(hint) is Literal else cls(hint)
 
     def parse_one(self, text: str, name: str) -> Any:
-        """Parse one value of this type from text; ``name`` begins the message of an InputError for a wrong text."""
+        """Parse a single value of this type from text; errors about a wrong text begin with the setting's ``name``."""
         try:
             return {"true": True, "false": False}[text.lower()] if self.kind is bool else self.kind(text)
         except (KeyError, ValueError):
@@ -40,7 +40,7 @@ class ValueType:
 
 
 def value_types(group: type) -> dict[str, ValueType]:
-    """Return {field: ValueType} of the fields of a settings dataclass."""
+    """Return {field name: ValueType} for all fields of a settings dataclass."""
     if group not in _KNOWN:
         hints = get_type_hints(group)
         _KNOWN[group] = {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
@@ -79,7 +79,7 @@ def value_text(value: Any) -> str:
 
 
 def fitted(value: Any, of: ValueType, name: str) -> Any:
-    """Convert a setting's value from TOML or JSON to the setting's type: lists to tuples, 1 to 1.0 for a float.
+    """Convert a value read from TOML or JSON to the type of its setting: lists to tuples, 1 to 1.0 for a float.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def fitted(value: Any, of: ValueType, name: str) -> Any:
 
 
 def check_fields(settings: object, *needed: str) -> None:
-    """Raise an InputError for a settings field with a word not allowed, a repeated value, or nothing where needed."""
+    """Raise an InputError for a settings field with a wrong word or a repeated value, or if a needed field is empty."""
     for name, of in value_types(type(settings)).items():
         value = getattr(settings, name)
         if of.several and (value or name in needed):
@@ -107,7 +107,7 @@ def check_fields(settings: object, *needed: str) -> None:
 
 
 def check_least(settings: object, **least: int) -> None:
-    """Raise an InputError if a field of ``settings`` is below the least value given for it; None is allowed."""
+    """Raise an InputError if a field of ``settings`` is smaller than its least value in ``least``; None is allowed."""
     for name, bound in least.items():
         value = getattr(settings, name)
         if value is not None and value < bound:

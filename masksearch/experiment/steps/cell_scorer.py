@@ -24,7 +24,7 @@ def cell_scorer(
     steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
-    """Return the scorer that a sweep's cell uses for masks: its objective, or another one, on some examples.
+    """Return the scorer of masks for one run of a sweep, by the objective of its search or by another objective.
 
     Parameters
     ----------
@@ -62,6 +62,6 @@ def cell_scorer(
 
 
 def scored_network(context: CellContext, model: nn.Module) -> nn.Module:
-    """Return the network that masks are scored on: ``model``, or a copy whose weights are signed constants."""
+    """Return ``model``, or a copy with each weight replaced by its sign times the standard deviation of its layer."""
     constant = context.settings.scoring.weights == "signed_constant"
     return signed_constants(model, context.space) if constant else model

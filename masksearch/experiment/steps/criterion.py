@@ -26,7 +26,7 @@ def criterion_mask(
     alive: Mask | None = None,
     criterion: str | None = None,
 ) -> Mask:
-    """Return the mask of a criterion (by default, the cell's method) for the weights of ``model``.
+    """Return the mask that a criterion (by default, the method of this run) makes from the weights of ``model``.
 
     ``model`` is on the context's device. ``alive`` holds the units that may be kept; None stands for all units.
     """
@@ -47,7 +47,7 @@ def criterion_mask(
 
 
 def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, alive: Mask | None = None) -> Tensor:
-    """Return a criterion's saliencies of all units, shape (n_units,), for the weights of ``model``."""
+    """Return a criterion's saliencies of all units, as a tensor of shape (n_units,), for the weights of ``model``."""
     return saliency(
         criterion,
         model,
@@ -60,7 +60,7 @@ def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, a
 
 
 def criterion_batches(context: CellContext, criterion: str) -> Batches:
-    """Return the training examples that a cell's criterion uses, drawn by the seed; none if it needs no examples.
+    """Return the training examples, drawn by the seed, that a criterion needs; an empty list if it needs none.
 
     In classification with examples in memory there are equally many of every class. In other tasks there are 10 times
     as many as the setting ``examples_per_class``: the first ones of a random order, or of a loader. Criteria that read
@@ -84,12 +84,12 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return an estimator of the output error of ``model`` after pruning by any mask and least-squares repair."""
+    """Return an estimator, for any mask, of the output error of ``model`` after pruning and least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
-    """Return the mask of the cell's criterion; None if the saliencies within each layer are all equal.
+    """Return the mask of this run's criterion; None if all units within each layer have the same saliency.
 
     BatchNorm scales are equal before the first step, for example; then ties alone would decide the mask.
     """

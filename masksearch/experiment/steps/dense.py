@@ -35,7 +35,7 @@ __all__ = ["dense_folder", "dense_network"]
 
 
 def dense_folder(cell: Cell) -> Path:
-    """Return the folder of a cell's dense network: under ``runs/dense``, with the hash of the network's identity."""
+    """Return the folder of a run's dense network: in ``runs/dense``, with a hash of what decides its weights."""
     return cell.settings.run.folder / "dense" / cell.dense_folder
 
 
@@ -47,7 +47,7 @@ def dense_network(
     device: torch.device,
     on_epoch: Callable[[EpochRow], None],
 ) -> DenseNetwork:
-    """Return the dense (unpruned) network that cells share: trained now, or read from disk.
+    """Return the dense (unpruned) network that several runs of a sweep prune: trained now, or read from disk.
 
     If a cell needs a moment that was not kept, or has a new early-bird detector, the same training runs again, to the
     same weights.
@@ -136,7 +136,7 @@ class _DenseTask:
     def train(
         self, moments: set[str], detectors: Sequence[EarlyBirdDetector], on_epoch: Callable[[EpochRow], None]
     ) -> None:
-        """Train the dense network; an interrupted training continues from its checkpoint."""
+        """Train the dense network; if a training was interrupted, continue it from its checkpoint."""
         cell, data, folder = self.cell, self.data, self.folder
         folder.set_status("training")
         model: nn.Module = build_model(cell.settings.sweep.model, data, seed=cell.seed)
@@ -177,13 +177,13 @@ class _DenseTask:
         remove_checkpoint(checkpoint)
 
     def take_from_file(self) -> None:
-        """Read the dense network's weights from a file; they count as the weights at the end of its training."""
+        """Read the dense network's weights from the user's file, and store them as those at the end of training."""
         model = self._initial_network()
         model.load_state_dict(read_weights_file(self.cell.settings.sweep.dense_file(self.cell.seed), model))
         self._finish_at_end(model, None)
 
     def train_by_function(self, function: str, on_epoch: Callable[[EpochRow], None]) -> None:
-        """Train the network with the user's loop that ``function`` names; an interrupted training begins anew."""
+        """Train the dense network by the user's loop ``function``; after an interruption, train from the beginning."""
         model = self._initial_network()
         training = train_by_function(
             import_function(function, "train_fn"),

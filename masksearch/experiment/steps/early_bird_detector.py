@@ -20,7 +20,7 @@ __all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "early_bir
 
 
 class EarlyBirdDetector:
-    """Masks of a criterion after each epoch of the dense training, kept on disk to find when they stop changing.
+    """A criterion's masks after each epoch of the dense training, stored on disk, to find when they stop changing.
 
     The detector runs to the end of the training, which all cells share, so that the distances between all epochs are
     recorded. The ticket is drawn at the epoch at which the early-bird rule fires; later masks do not influence it.
@@ -38,11 +38,11 @@ class EarlyBirdDetector:
 
     @property
     def is_done(self) -> bool:
-        """Whether the early-bird detector has a mask of every epoch of the dense training."""
+        """Whether the early-bird detector has a mask from every epoch of the dense training."""
         return len(self.masks) >= self.cell.settings.train.epochs
 
     def add(self, epoch: int, model: nn.Module, context: CellContext) -> bool:
-        """Record the mask of an epoch; return whether the masks stop changing at this epoch (early-bird rule).
+        """Record the mask after an epoch; return whether, by the early-bird rule, masks stop changing at this epoch.
 
         The masks reach the disk with :meth:`save`, after the weights of the ticket.
         """
@@ -52,7 +52,7 @@ class EarlyBirdDetector:
         return _first_epoch(_rule(self.cell), self.masks) == epoch
 
     def save(self) -> None:
-        """Write the early-bird masks of all epochs so far to disk."""
+        """Write the early-bird masks of all epochs until now to disk."""
         save_tree(self._path, {"masks": [mask and mask.bits for mask in self.masks]})
 
     @property
@@ -62,13 +62,13 @@ class EarlyBirdDetector:
 
 
 def detector_name(cell: Cell) -> str:
-    """Return a hash that is equal for cells with the same early-bird masks in every epoch of the dense training."""
+    """Return a hash that is equal for runs of a sweep with the same early-bird masks after every epoch."""
     later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at", "distill"]
     return short_hash(without(cell.identity, later))
 
 
 def early_bird_moment(cell: Cell, masks: Sequence[Mask | None]) -> str:
-    """Return the moment, such as "12ep", at which a cell's early-bird masks stop changing; "end" if they never do."""
+    """Return the moment, such as "12ep", at which early-bird masks stop changing; "end" if they never do."""
     epoch = _first_epoch(_rule(cell), masks)
     return "end" if epoch is None else f"{epoch}ep"
 

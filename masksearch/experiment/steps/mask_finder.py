@@ -42,7 +42,7 @@ __all__ = ["MaskFinder", "MaskResult", "front_folder"]
 
 @dataclass(frozen=True)
 class MaskResult:
-    """The mask that a cell found, with the number of masks scored and the seconds of its search."""
+    """The mask that a run of a sweep found, the number of masks that were scored, and the seconds of the search."""
 
     mask: Mask
     scorings: int = 0  # by a search
@@ -56,7 +56,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finder of the mask of a sweep's cell: by a search, by a criterion, or as a learned supermask.
+    """Finder of masks in one run of a sweep: by a search, by a criterion, or by learning a supermask.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class MaskFinder:
 
 
 def front_folder(cell: Cell) -> Path:
-    """Return the folder of a cell's search of a front, which all caps and sweeps share: in ``runs/fronts``."""
+    """Return the folder, in ``runs/fronts``, of a search of a Pareto front; runs with other cost bounds share it."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_{cell.method}_{cell.front}_k{cell.find_at}_seed{cell.seed}"
     name = name.replace("/", "-").replace(":", "-")

@@ -23,7 +23,7 @@ _BATCHES = (1, 64)
 def ticket_costs(
     context: CellContext, network: nn.Module, mask: Mask
 ) -> tuple[NetworkCost, dict[str, LayerCost], Latency]:
-    """Return the costs of a trained masked network: in total, by layer, and its measured latency.
+    """Return the costs of a trained masked network: in total, for each layer, and as measured latency.
 
     Filters and blocks are removed from the network, unless a layer is empty.
     """
@@ -38,7 +38,7 @@ def ticket_costs(
 
 
 def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Nested) -> NetworkCost:
-    """Return a network's parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of one example's forward pass.
+    """Return a network's parameters, MACs (1 MAC = 2 FLOPs), file size, and peak memory in one example's forward pass.
 
     Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
     """

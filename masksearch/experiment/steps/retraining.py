@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a masked network's training, and the part of the learning rate schedule that it runs through."""
+    """Training of a masked network: its settings, and the epochs of the learning rate schedule that it covers."""
 
     settings: TrainSettings
     begin: int  # epochs of the schedule that are over
@@ -47,7 +47,7 @@ class TrainingPlan:
 
 
 def training_plan(context: CellContext, found_at: str, epochs: int | None) -> TrainingPlan:
-    """Return a masked network's training settings, and the part of the learning rate schedule that it runs through.
+    """Return the training settings of a masked network, and the epochs of the learning rate schedule to cover.
 
     Rewound to an epoch, or continued (``none``), a training runs through what its schedule has left; if nothing is
     left, through as many epochs as the dense training, at the last learning rate: fine-tuning. Every other rewinding,
@@ -96,7 +96,7 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """Return the weights that retraining starts from; ``found_at`` are the weights at which the mask was found.
+    """Return the weights that retraining starts from: ``found_at``, those of an earlier moment, or random ones.
 
     They are equal for all methods of a seed, unless the cell continues from ``found_at``.
     """
@@ -118,7 +118,7 @@ def calibration(context: CellContext) -> list[Any]:
 
 
 def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
-    """Return the least-squares repair of ``model``, which works for any mask; the cell's last one is reused."""
+    """Return an object that can repair ``model`` by least squares after pruning by any mask."""
     kept = context.reconstructions
     weights = model.state_dict()
     if not kept or not same_weights(kept[0].dense.state_dict(), weights):
@@ -127,7 +127,7 @@ def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
 
 
 def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) -> Weights:
-    """Return the weights of a masked network after least-squares repair, unpruned in shape and on the CPU."""
+    """Return a masked network's weights after least-squares repair, on the CPU and in the unpruned shapes."""
     model = context.build()
     model.load_state_dict(weights)
     model.to(context.device)
@@ -146,7 +146,7 @@ def same_weights(one: Weights, other: Weights) -> bool:
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
-    """Return the rule that changes a mask during training: which units are pruned or regrown after which steps."""
+    """Return the object that changes the mask during training, by pruning and regrowing units every few steps."""
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         amount = cell.amounts(context.space)[-1]

@@ -26,7 +26,7 @@ _TESTED_FOR_CONSTANTS = 100  # test examples; a tenth of them where every exampl
 
 
 def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult:
-    """Evaluate a finished pruning round: return its mask's size and scores, its test results and its seconds.
+    """Evaluate a finished pruning round: return its mask's size and scores, its test results and its duration.
 
     Metric and loss on the test set under the mask: ``found`` at the weights that it was found at, which are those of
     the last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
@@ -77,7 +77,7 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
 
 
 def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult]) -> ScoreSummary:
-    """Return the scores of a round's mask on the search's examples and on the other validation examples.
+    """Return two scores of a round's mask: on the search's examples, and on the other validation examples.
 
     No search has seen an example of the rest of the validation examples; but where the best masks were scored again,
     the rest chose among them.
@@ -90,7 +90,7 @@ def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult
         return cell_scorer(context, model, examples, later=later)(round_.mask).value
 
     def metric(examples: Any) -> float:
-        """Return the task's metric of the round's mask on given examples."""
+        """Return the task's metric of the network under the round's mask, on ``examples``."""
         name = "accuracy" if task is CLASSIFICATION else "metric"
         return task.score(Scorer(scored_network(context, model), context.space, examples, name)(round_.mask).value)
 

@@ -27,7 +27,7 @@ __all__ = ["SearchInputs"]
 
 @dataclass
 class SearchInputs:
-    """Inputs of a cell's search: saliencies, start mask, masks to compare with, estimator of pruning errors.
+    """What a search needs: saliencies, start mask, masks to compare with, and an estimator of pruning errors.
 
     Saliencies that took a training are stored in ``folder``; ``callback`` is called with the training's epochs.
     """

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Entry:
-    """Size and SHA-256 digest of a file in a manifest."""
+    """Size and SHA-256 digest of one file of a run's folder."""
 
     size: int  # bytes
     sha256: str  # hex digits
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Files of a run's folder at one moment, and whether the run is finished."""
+    """List of the files that a run's folder has at one moment, with a note whether the run is finished."""
 
     done: bool = False
     files: dict[str, Entry] = field(default_factory=dict)  # by name in the folder, as round1/mask.safetensors
@@ -56,7 +56,7 @@ class Manifest:
             raise ValueError("a file outside of the folder")
 
     def objects(self) -> dict[str, str]:
-        """Return {name of a file: name of its object}, which has 16 digits of the digest."""
+        """Return {name of a file: name of its object in the storage, which contains digits of the file's hash}."""
         return {name: _object(name, entry) for name, entry in self.files.items()}
 
 
@@ -68,14 +68,14 @@ class _Record:
     stats: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # of the local files then
 
     def entry(self, name: str, file: Path) -> Entry | None:
-        """Return the entry of a local file if the file is the same as at the last copy; else None."""
+        """Return size and digest of a local file as of the last copy; None if the file has changed since then."""
         known = self.manifest is not None and file.exists() and self.stats.get(name) == _stat(file)
         return self.manifest.files.get(name) if known and self.manifest else None
 
 
 @dataclass(frozen=True)
 class FolderCopy:
-    """A run's folder on this machine, and its copy in a storage. The caller holds the lock of the folder.
+    """A run's folder on this machine and its copy in object storage. The caller must hold the folder's lock.
 
     Parameters
     ----------
@@ -88,21 +88,21 @@ class FolderCopy:
     path: Path
 
     def is_known(self, *, whole: bool = False) -> bool:
-        """Return whether the run is finished both here and in the storage; ``whole``: and all of its files are here."""
+        """Return whether the run is finished here and in the storage and, with ``whole``, has all of its files here."""
         manifest = self._record().manifest
         if manifest is None or not manifest.done or not is_done(self.path):
             return False
         return not whole or all((self.path / name).exists() for name in manifest.files)
 
     def has_changed(self) -> bool:
-        """Return whether a file of the folder has changed since the last copy."""
+        """Return whether a file of the folder has changed since the folder was last copied."""
         record = self._record()
         return record.manifest is None or record.stats != {
             name: _stat(file) for name, file in _files(self.path).items()
         }
 
     def fetch(self, remote: Manifest | None, *, light: bool = False) -> None:
-        """Bring the folder to the state of a manifest in the storage, unless the last copy had this state.
+        """Download the files that a manifest (list of files) in the storage names, unless they were copied before.
 
         ``light`` leaves out the weights of finished runs; a later call brings them. If an object of an unfinished run
         is missing, the folder stays as it is.
@@ -143,12 +143,12 @@ class FolderCopy:
         self._save(remote, {name: stat for name, stat in record.stats.items() if name in remote.files} | fetched)
 
     def fetch_file(self, remote: Manifest, name: str) -> None:
-        """Bring one file of a manifest to the folder, if it has the file, without a change of the others."""
+        """Download the file ``name`` if the list of files ``remote`` has it; all other local files stay as they are."""
         if name in remote.files:
             self.storage.copy(f"{self.name}/{remote.objects()[name]}", self.path / name)
 
     def publish(self, check: Callable[[], None]) -> None:
-        """Upload the changed files of the folder as new objects, and then the manifest that names all files.
+        """Upload the folder's changed files as new objects, and then a manifest that lists all of its files.
 
         Nothing is uploaded if nothing has changed since the last copy, or while files change all the time. Objects of
         the last copy that the new manifest does not name are removed.
@@ -190,7 +190,7 @@ class FolderCopy:
 
 
 def read_manifests(copies: Sequence[FolderCopy]) -> list[Manifest | None]:
-    """Return the manifest of each folder in the storage; None where there is none, or only a damaged one."""
+    """Return the manifest (list of files) of each folder in the storage; None for a missing or damaged manifest."""
     if not copies:
         return []
     names = [f"{copy.name}/{_MANIFEST}" for copy in copies]

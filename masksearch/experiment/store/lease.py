@@ -30,12 +30,12 @@ class _Claim:
 
     @property
     def is_over(self) -> bool:
-        """Whether the claim has expired, or its process was on this machine and has ended."""
+        """Whether the lease has expired, or the process that holds it ran on this machine and has ended."""
         return self.expires < time.time() or (self.machine == _machine() and not _runs(self.number))
 
 
 class Lease:
-    """Context manager that holds the lease of a folder of a storage, and renews it in a thread.
+    """Context manager that reserves a folder in object storage for this process (a lease), and keeps renewing that.
 
     The lease objects of a folder are numbered. A new holder creates the next number, which only one process can do; the
     highest number counts. Clocks of machines may differ by less than ``seconds``.
@@ -64,7 +64,7 @@ class Lease:
 
     @property
     def token(self) -> str:
-        """Random text that names this holder of the lease, for :func:`check_lease`."""
+        """Random text that identifies this holder of the lease, to be passed to :func:`check_lease`."""
         return self._claim.token
 
     def __enter__(self) -> "Lease":
@@ -119,7 +119,7 @@ class Lease:
 
 
 def check_lease(storage: ObjectStorage, folder: str, token: str) -> None:
-    """Raise a StorageError unless the process with ``token`` holds the lease of a folder."""
+    """Raise a StorageError unless a folder is reserved (leased) for the process with ``token``."""
     holder = _latest(storage, folder)[1]
     if holder is None or holder.token != token:
         by = "is gone" if holder is None else f"was taken over by {holder.process}"

@@ -25,7 +25,7 @@ _REPORT = ("report.html", "results.csv", "results.md", "figures/*", "figures/**/
 
 @dataclass(frozen=True)
 class Mirror:
-    """Copies of a run's folders between this machine and the URL in ``runs``; for a local ``runs``, nothing is copied.
+    """Copier of runs' folders between this machine and a URL in ``runs``; if ``runs`` is no URL, it does nothing.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Mirror:
 
     @contextmanager
     def work(self, folder: Path, *, shared: bool = False) -> Iterator[None]:
-        """Context manager around work in a folder: its files come first, checkpoints go up on the way, all at the end.
+        """Context manager for work in a folder: downloads it first, and uploads checkpoints and, at the end, all files.
 
         An exception of the work uploads nothing more.
 
@@ -66,11 +66,11 @@ class Mirror:
                     copy.publish(self._check)
 
     def fetch(self, folder: Path) -> None:
-        """Bring the results and masks of one run from the storage, if the run is finished there."""
+        """Download the results and masks of one run from the storage, if the run is finished there."""
         self.synchronise([folder], upload=False)
 
     def synchronise(self, folders: Iterable[Path], *, upload: bool = True, whole: bool = False) -> None:
-        """Bring the results of finished runs that this machine lacks; upload those that the storage lacks.
+        """Download results of finished runs that this machine lacks, and upload those that the storage lacks.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Mirror:
         return self.run.folder / above / name if above == "fronts" and is_folder_name(name) else None
 
     def publish_plan(self) -> None:
-        """Upload the sweep's ``sweep.json``."""
+        """Upload the file ``sweep.json``, which lists the sweep's settings and runs."""
         self._publish("sweep.json")
 
     def publish_report(self) -> None:
@@ -136,7 +136,7 @@ LOCAL = Mirror(RunSettings())
 
 @contextmanager
 def holding(run: RunSettings) -> Iterator[Mirror]:
-    """Context manager that holds the lease of a sweep; return the mirror of its folders.
+    """Context manager that reserves (leases) a sweep in object storage; it yields a Mirror that copies its folders.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _uploads(publish: Callable[[], None], seconds: float, folder: str) -> Iterat
 
 
 def local_copy(path: str, *, whole: bool = False) -> Path:
-    """Return a folder of this machine for the folder of a sweep, a cell or a dense network: itself, or a URL's copy.
+    """Return a local folder for the path or URL of a sweep, of one of its runs, or of a dense network.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ _BUGS = (TypeError, AttributeError, LookupError, AssertionError, ImportError)
 
 
 class ObjectStorage:
-    """Objects below one URL, such as ``s3://bucket/runs``, with names such as ``sweep/sweep.json``.
+    """Object storage at one URL, such as ``s3://bucket/runs``; its objects have names such as ``sweep/sweep.json``.
 
     While the storage can't be reached, all methods try again with growing pauses, and say so once on stderr.
 
@@ -60,11 +60,11 @@ class ObjectStorage:
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of an object; None if there is none."""
+        """Return the content of the object ``name`` in the storage; None if there is no such object."""
         return self.read_all([name]).get(name)
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Return {name: content} of those objects that exist."""
+        """Return {name: content} for those of the named objects that exist in the storage."""
         paths = list(map(self._path, names))
 
         def read() -> dict[str, bytes]:
@@ -78,7 +78,7 @@ class ObjectStorage:
         return self._repeated(read)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write an object, in the place of an older one."""
+        """Write an object to the storage; an older object of the same name is replaced."""
         path = self._path(name)
 
         def write() -> None:
@@ -90,7 +90,7 @@ class ObjectStorage:
         self._written(write)
 
     def create(self, name: str, content: bytes) -> None:
-        """Write an object unless there is one. File systems without such an operation replace it: read it back."""
+        """Write an object if none has its name. Some storages replace it nevertheless, so read it back afterwards."""
         path = self._path(name)
 
         def create() -> None:
@@ -107,13 +107,13 @@ class ObjectStorage:
         self._written(create)
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Write files as objects, given as {name: file}."""
+        """Upload local files, given as {name of the object: file}."""
         if files:
             remote = list(map(self._path, files))
             self._written(lambda: self._fs.put(list(map(str, files.values())), remote))
 
     def download(self, files: Mapping[str, Path]) -> bool:
-        """Write objects to files, given as {name: file}; return False if an object is missing."""
+        """Download objects to local files, given as {name of the object: file}; return False if one is missing."""
         if not files:
             return True
         for file in files.values():
@@ -126,14 +126,14 @@ class ObjectStorage:
         return True
 
     def copy(self, name: str, file: Path) -> bool:
-        """Write the content of an object to a file, if there is such an object; return whether there is one."""
+        """Download the object ``name`` to a local file; return False if there is no such object."""
         content = self.read(name)
         if content is not None:
             write_bytes(file, content)
         return content is not None
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names of all objects below a folder."""
+        """Return the sorted names of all objects in a folder of the storage and in its subfolders."""
         start = len(self._path(""))
         try:
             found: list[str] = self._repeated(lambda: self._fs.find(self._path(folder)))
@@ -142,7 +142,7 @@ class ObjectStorage:
         return sorted(path[start:] for path in found)
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove objects, some of which may be gone already."""
+        """Remove the named objects from the storage; names of objects that do not exist are ignored."""
         paths = list(map(self._path, names))
         try:
             if paths:
@@ -195,7 +195,7 @@ _REMEDY = "finished cells are kept on this machine; run the same command again t
 
 @cache
 def storage_at(url: str) -> ObjectStorage:
-    """Return this process's storage for a URL."""
+    """Return the :class:`ObjectStorage` for a URL; a process makes only one for each URL."""
     return ObjectStorage(url)
 
 

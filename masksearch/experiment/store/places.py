@@ -17,7 +17,7 @@ _REMEDY = "remove this file; no result depends on it"
 
 @dataclass(frozen=True)
 class Place:
-    """Place where a cell ran: name of the machine, name of the worker process, number of CPU threads."""
+    """Where a run was executed: the machine's name, the worker process's name, and the number of CPU threads."""
 
     host: str
     worker: str
@@ -25,7 +25,7 @@ class Place:
 
 
 def record_place(folder: Path) -> None:
-    """Add this machine, process and number of CPU threads to the places of the cell in ``folder``."""
+    """Note in a run's ``folder`` which machine and process execute the run, and with how many CPU threads."""
     here = Place(platform.node(), current_process().name, torch.get_num_threads())
     places = places_of(folder)
     if here not in places[-1:]:
@@ -33,7 +33,7 @@ def record_place(folder: Path) -> None:
 
 
 def places_of(folder: Path) -> list[Place]:
-    """Return the places where the cell in ``folder`` ran, in order; several if it was interrupted.
+    """Return the machines and processes that have executed the run in ``folder``, in order of time.
 
     Raises
     ------

@@ -26,7 +26,7 @@ FAILURE_FILES = _FAILURE, _TRACE = ("failed.json", "failed.txt")
 
 @contextmanager
 def locked(folder: Path, wait: bool = False, *, reentrant: bool = False) -> Iterator[None]:
-    """Lock a run's folder against other threads and processes while the context is open.
+    """Context manager that locks a run's folder against other threads and processes.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def locked(folder: Path, wait: bool = False, *, reentrant: bool = False) -> Iter
 
 
 class RunFolder:
-    """Folder of one run (a cell, a dense network or a search), with its settings and its status.
+    """Folder of one run (a method, sparsity and seed, a dense network, or a search), with its settings and status.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class RunFolder:
 
 
 def is_done(path: Path) -> bool:
-    """Return whether the folder ``path`` holds a finished run (a sweep's cell, a dense network or a search).
+    """Return whether the folder ``path`` has a finished run (of a sweep, of a dense training, or of a search).
 
     Raises
     ------
@@ -86,7 +86,7 @@ def is_done(path: Path) -> bool:
 
 
 def read_stage(path: Path) -> str | None:
-    """Return the step in a run's ``status.json``, such as ``search`` or ``done``; None if the run has not begun.
+    """Return a run's present step, such as ``search`` or ``done``, from its folder; None if it has not begun.
 
     Raises
     ------
@@ -103,12 +103,12 @@ def read_stage(path: Path) -> str | None:
 
 
 def folder_remedy(path: Path) -> str:
-    """Return the advice of an error about a damaged file: remove the run's folder and run again."""
+    """Return the advice for errors about a damaged file in a run's folder: remove the folder and run again."""
     return f"remove the folder {path} and run again"
 
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
-    """Remove checkpoints whose names match ``patterns``, and their lock files, from a folder and its subfolders."""
+    """Remove checkpoints whose names match ``patterns``, with their lock files, from a folder and its subfolders."""
     for folder, _, names in os.walk(path):
         for name in names:
             if any(fnmatch(name.removesuffix(".lock"), pattern) for pattern in patterns):
@@ -119,7 +119,7 @@ def remove_checkpoints(path: Path, *patterns: str) -> None:
 
 
 def record_failure(path: Path, cell: Cell, error: Exception) -> str:
-    """Write the error that ended a cell to the cell's folder; return the error as one sentence.
+    """Write the error that ended a run of a sweep (cell) to the run's folder; return the error as one sentence.
 
     Of errors that are not an :class:`InputError`, the traceback is written beside it.
     """
@@ -134,13 +134,13 @@ def record_failure(path: Path, cell: Cell, error: Exception) -> str:
 
 
 def clear_failure(folder: Path) -> None:
-    """Remove the error that an earlier run recorded in a cell's folder."""
+    """Remove the error that an earlier attempt left in the folder of a run."""
     for name in (_FAILURE, _TRACE):
         (folder / name).unlink(missing_ok=True)
 
 
 def failures_of(folders: Iterable[Path]) -> dict[str, str]:
-    """Return {label of a failed cell: its error in one sentence} from the folders of cells, in their order."""
+    """Return {name of a failed run: its error in one sentence}, read from the folders of a sweep's runs."""
     found = {}
     for folder in folders:
         if (folder / _FAILURE).exists():

@@ -61,7 +61,7 @@ def read_plan(path: Path) -> SweepPlan:
 
 
 def free_name(parts: Sequence[Settings]) -> str:
-    """Return a name for a sweep whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
+    """Return the first of NAME, NAME-2, NAME-3, ... whose folder has no sweep with other settings.
 
     Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
     """
@@ -107,7 +107,7 @@ def _settings(sweep: Mapping[str, Any]) -> list[list[_Groups]]:
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return copies of the settings of a sweep's parts, with another name of the sweep."""
+    """Return the settings of a sweep's parts with another name for the sweep."""
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 

@@ -25,16 +25,17 @@ _PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
 
 @dataclass(frozen=True)
 class Exported:
-    """Exported file of a network: path, bytes, and largest difference between its outputs and the network's."""
+    """Exported file of a network: path, size in bytes, and how far the file's outputs differ from the network's."""
 
     path: Path
     bytes: int
     max_difference: float | None
-    """Largest difference of outputs / their standard deviation; None: not compared, onnxruntime is not installed."""
+    """Largest difference between outputs of file and network, in standard deviations of the outputs; None if
+    onnxruntime, which runs the file, is not installed."""
 
 
 def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
-    """Export a network to an ONNX file, in eval mode, for any batch size; compare its outputs with the network's.
+    """Export a network in eval mode to an ONNX file for any batch size, and compare outputs of file and network.
 
     The graph has the input ``input`` and the output ``output``. Outputs are compared if onnxruntime is installed, for
     batches of 1 and 5, before the file is written.

@@ -79,7 +79,7 @@ def from_torch_prune(model: nn.Module, space: WeightSpace) -> Mask:
 
 
 def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
-    """Return the weight mask in a state dict: its ``weight_mask`` entries, else where its weights are not zero.
+    """Return the weight mask in a state dict: its ``weight_mask`` entries; without them, True where weights are not 0.
 
     Weights that are zero for other reasons count as pruned.
 
@@ -101,7 +101,7 @@ def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
 def masked_state(
     state: Mapping[str, Tensor], space: WeightSpace, mask: Mask, form: StateForm = "zeros"
 ) -> dict[str, Tensor]:
-    """Return a copy of a state dict whose pruned weights are zero, or masked as in ``torch.nn.utils.prune``.
+    """Return a masked copy of a state dict: with zeros, or with the entries of ``torch.nn.utils.prune`` (see ``form``).
 
     Parameters
     ----------

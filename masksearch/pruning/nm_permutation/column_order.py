@@ -21,7 +21,7 @@ _CHUNK = 1 << 22  # numbers that are compared at once
 
 
 class ColumnOrder:
-    """Order of a matrix's columns, with the importance that N:M pruning keeps in each block of M columns.
+    """Order of a matrix's columns for N:M pruning, with the importance that each block of M columns would keep.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class ColumnOrder:
         self.refresh(np.arange(self.n_groups))
 
     def refresh(self, groups: np.ndarray) -> None:
-        """Compute the cached importances of blocks of columns anew, after their columns changed."""
+        """Compute the importances of blocks of columns anew, after the columns in these blocks have changed."""
         places = groups[:, None] * self.m + np.arange(self.m)
         members = self.values[self.order[places]]  # (groups, m, rows)
         ranked = _sorted(members)
@@ -73,14 +73,14 @@ class ColumnOrder:
         self.kept[groups] = top.sum(1)
 
     def gains(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return, for each pair of columns, how much more importance N:M pruning keeps if they are swapped."""
+        """Return, for each pair of columns, how much more importance N:M pruning keeps after the two are swapped."""
         one, other = self.values[self.order[left]], self.values[self.order[right]]
         after = self._base[left] + np.maximum(self._rival[left], other).sum(1)
         after += self._base[right] + np.maximum(self._rival[right], one).sum(1)
         return after - self.kept[left // self.m] - self.kept[right // self.m]
 
     def swap(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Swap the columns at places ``left[i]`` and ``right[i]``, for every i; a block is in at most one pair."""
+        """Swap columns ``left[i]`` and ``right[i]`` (positions) for every i; pairs must not share blocks of columns."""
         self.order[left], self.order[right] = self.order[right], self.order[left]
         self.refresh(np.concatenate([left, right]) // self.m)
 
@@ -97,14 +97,14 @@ def _sorted(members: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Effort:
-    """Effort of a search for a column order: number of evaluated swaps, and seconds."""
+    """Effort that a search for a column order took: number of evaluated swaps, and seconds."""
 
     swaps: int  # swaps whose gain was computed
     seconds: float
 
 
 def anneal(columns: ColumnOrder, swaps: int, generator: np.random.Generator, seconds: float | None = None) -> Effort:
-    """Search a column order for N:M pruning by simulated annealing; ``columns`` ends in the best order found.
+    """Search a column order for N:M pruning by simulated annealing; at the end, ``columns`` has the best order found.
 
     A step pairs all groups at random and proposes one swap per pair. Pairs have no group in common, so that their
     energies add up and each swap is accepted or rejected by itself (Metropolis et al. 1953). The temperature falls
@@ -149,7 +149,7 @@ def _pairs(columns: ColumnOrder, generator: np.random.Generator) -> tuple[np.nda
 def greedy_swaps(
     columns: ColumnOrder, escapes: int, generator: np.random.Generator, seconds: float | None = None
 ) -> Effort:
-    """Search a column order for N:M pruning by best swaps; where none helps, escape by random swaps.
+    """Search a column order for N:M pruning by repeating the best swap; if no swap helps, swap random columns.
 
     The search of Pool and Yu 2021 for many columns: greedy channel swaps with bounded escapes. The order ends in the
     best one found.

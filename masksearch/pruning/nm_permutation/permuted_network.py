@@ -25,7 +25,7 @@ Method = Literal["annealing", "greedy"]
 
 @dataclass(frozen=True)
 class PermutedLayer:
-    """Result for one layer of reordering channels for N:M pruning: importance lost before and after, effort."""
+    """One layer's result of reordering channels for N:M pruning: importance lost before and after, search effort."""
 
     name: str
     channels: int
@@ -38,7 +38,7 @@ class PermutedLayer:
 
 @dataclass(frozen=True)
 class PermutedNetwork:
-    """Result of :func:`permute_channels`: the permuted network, and what N:M pruning loses in each layer.
+    """Result of :func:`permute_channels`: the permuted network, and the importance that N:M pruning loses per layer.
 
     It prints as a table.
     """

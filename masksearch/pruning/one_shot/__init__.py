@@ -1,5 +1,6 @@
 """One-shot pruning of trained networks from a few inputs without labels, block after block."""
 
+from masksearch.pruning.one_shot.layer_levels import LayerLevels
 from masksearch.pruning.one_shot.pruning_by_block import (
     LayerReport,
     OneShot,
@@ -8,4 +9,4 @@ from masksearch.pruning.one_shot.pruning_by_block import (
     outlier_densities,
 )
 
-__all__ = ["LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]
+__all__ = ["LayerLevels", "LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]

@@ -21,7 +21,7 @@ __all__ = ["BlockRuns", "block_names", "block_runs"]
 
 
 class BlockRuns(Protocol):
-    """Runner of a network's blocks, one after the other, on all calibration batches."""
+    """Protocol of an object that runs the blocks of a network, one after the other, on all calibration batches."""
 
     def run(self, name: str) -> None:
         """Run a block on all calibration batches, so that hooks on its layers receive their inputs."""
@@ -31,7 +31,7 @@ class BlockRuns(Protocol):
 
 
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> list[str]:
-    """Return the names of a network's blocks, such as transformer layers; ``[""]``, the whole network, if none.
+    """Return the names of a network's blocks, such as transformer layers; ``[""]`` (the whole network) if none exist.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _inside(name: str, blocks: Sequence[str]) -> bool:
 def block_runs(
     model: nn.Module, names: Sequence[str], batches: Sequence[Nested], device: torch.device
 ) -> tuple[list[str], BlockRuns]:
-    """Return the names of a network's blocks in the order of execution, and a :class:`BlockRuns` of them.
+    """Return the names of a network's blocks in order of execution, and an object that runs the blocks one by one.
 
     Raises
     ------
@@ -103,17 +103,17 @@ class _Call:
 
     @property
     def hidden(self) -> Any:
-        """Return the hidden state that a call of a transformer block got: its first argument, by position or name."""
+        """Return the hidden state that a transformer block was called with: its first argument, positional or named."""
         return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
 
     def of(self, hidden: Tensor) -> "_Call":
-        """Return a copy of a transformer block's call with another hidden state as its first argument."""
+        """Return a copy of a block call's arguments with another hidden state, which is the first argument."""
         if self.args:
             return replace(self, args=(hidden, *self.args[1:]))
         return replace(self, kwargs={**self.kwargs, next(iter(self.kwargs)): hidden})
 
     def moved(self, device: torch.device) -> "_Call":
-        """Return a copy of a block's call with all tensors on ``device``, also those in tuples, lists and dicts."""
+        """Return a copy of a block's call arguments on ``device``, with the tensors inside tuples, lists and dicts."""
         return _Call(_moved(self.args, device), _moved(dict(self.kwargs), device))
 
 
@@ -191,7 +191,7 @@ class _Chain:
             pass
 
     def advance(self, name: str) -> None:
-        """Run a block on all batches, and replace the stored inputs by its outputs, which the next block gets."""
+        """Run a block on all batches, and store its outputs as the inputs of the next block."""
         outputs = list(self._outputs(name))
         self.calls = [call.of(output) for call, output in zip(self.calls, outputs, strict=True)]
 

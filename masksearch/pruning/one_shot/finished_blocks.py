@@ -36,7 +36,7 @@ class BlockLayer:
 
 
 class FinishedBlocks:
-    """Folder with the blocks that a call of one-shot pruning has finished, one safetensors file per block."""
+    """Folder of the blocks that a one-shot pruning run has finished, one safetensors file per block."""
 
     def __init__(self, folder: Path, call: str) -> None:
         self.folder, self.call = folder, call
@@ -45,7 +45,7 @@ class FinishedBlocks:
         return self.folder / f"block_{number:04d}.safetensors"
 
     def load(self, number: int, weights: str) -> dict[str, BlockLayer] | None:
-        """Return {layer name: pruned layer} of a finished block of one-shot pruning; None if it has no file.
+        """Return {layer name: pruned layer} of a block that was finished earlier; None if the block has no file.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class FinishedBlocks:
 
 
 def call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batches: Sequence[Nested]) -> str:
-    """Return a hash of what decides the result of a call besides the weights: space, method, amounts and examples."""
+    """Return a hash of all that decides a one-shot pruning except weights: mask space, method, densities, examples."""
     digest = hashlib.sha256(
         f"{space.fingerprint}/{method}/{sorted((n, k.density, k.pattern) for n, k in kept.items())}".encode()
     )
@@ -87,7 +87,7 @@ def call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batch
 
 
 def weights_digest(network: nn.Module, layers: Mapping[str, MatrixLayer]) -> str:
-    """Return a hash of the dense weights of a block's layers."""
+    """Return a hash of the weights that the layers of a block have before pruning."""
     digest = hashlib.sha256()
     for name in layers:
         digest.update(network.get_submodule(name).weight.detach().float().cpu().contiguous().numpy().tobytes())  # type: ignore[operator]

@@ -34,13 +34,15 @@ _DAMPING = 0.01  # of G's mean diagonal, as SparseGPT's authors have it
 
 @dataclass(frozen=True)
 class Kept:
-    """Amount of a weight matrix to keep: a share of its entries, or n of every m consecutive inputs per output."""
+    """How much of a weight matrix to keep: a share of its entries, or n of every m consecutive inputs per output."""
 
     density: float
     pattern: tuple[int, int] | None = None  # (n, m)
 
     def best(self, values: Tensor) -> Tensor:
-        """Return a bool mask of the highest entries of ``values`` (rows, columns): round(density x entries) are True.
+        """Return a bool mask that is True at the highest round(density x entries) of ``values`` (rows, columns).
+
+        A pattern n:m takes the place of the density.
 
         With a pattern, exactly n of every m consecutive entries of a row. Of equal values, the first are kept.
         """
@@ -59,13 +61,13 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def by_magnitude(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return the mask of the largest entries of a layer's weight by |w|, and the masked weight."""
+    """Return the mask that keeps the entries of largest |w| of a layer's weight, and the masked weight."""
     keep = kept.best(weight.abs())
     return keep, weight * keep
 
 
 def wanda(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return the mask of a layer's weight by |w| x norm of its input, per output, and the masked weight.
+    """Return the Wanda mask of a layer's weight (highest |w| x input norm per output), and the masked weight.
 
     The norm of input j is sqrt(G_jj) (Sun et al. 2024).
     """
@@ -75,7 +77,7 @@ def wanda(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
 
 
 def wanda_ranks(values: Tensor) -> Tensor:
-    """Return the rank of each entry of ``values`` within its row, scaled to [0, 1): float64, of equal shape.
+    """Return each entry's rank within its row of ``values``, scaled to [0, 1): float64, in the shape of ``values``.
 
     The ranking by these numbers keeps as many inputs of every output, to within one. Between entries of equal rank in
     different rows, the larger value is first.
@@ -86,7 +88,7 @@ def wanda_ranks(values: Tensor) -> Tensor:
 
 
 def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int]:
-    """Return how many weights have |w| x input norm above ``factor`` x its mean, and the number of weights.
+    """Return the number of outlier weights (|w| x input norm above ``factor`` x mean), and the number of all weights.
 
     The norm of input j is sqrt(G_jj).
     """
@@ -95,7 +97,7 @@ def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int
 
 
 def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return SparseGPT's mask of a layer's weight, and the weight whose kept entries correct for removed ones.
+    """Return SparseGPT's mask of a layer's weight, and the weight with kept entries changed to make up for pruned ones.
 
     The mask is chosen in blocks of 128 columns together with the optimal-brain update (Frantar and Alistarh 2023).
 
@@ -134,7 +136,7 @@ def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]
 
 
 def weight_shaped(matrix: Tensor, layer: MatrixLayer, shape: Sequence[int]) -> Tensor:
-    """Reshape matrices of a layer, one per convolution group, to the shape of its weight tensor."""
+    """Reshape a layer's matrices, one per convolution group, to the shape of the layer's weight tensor."""
     places = layer.kept_entries(torch.arange(matrix.numel()).view(tuple(shape)))
     flat = torch.empty(matrix.numel(), dtype=matrix.dtype)
     flat[places.flatten()] = matrix.flatten().cpu()
@@ -142,7 +144,7 @@ def weight_shaped(matrix: Tensor, layer: MatrixLayer, shape: Sequence[int]) -> T
 
 
 def relative_error(dense: Tensor, weight: Tensor, gram: Tensor) -> float:
-    """Return the squared error of a layer's outputs with a new weight, divided by its squared dense outputs."""
+    """Return the relative error of a layer with a new weight: squared output error / squared outputs before pruning."""
     change = dense - weight
     total = float((dense @ gram * dense).sum())
     return float((change @ gram * change).sum()) / total if total > 0 else 0.0

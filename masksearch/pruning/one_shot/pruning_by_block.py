@@ -70,7 +70,7 @@ def one_shot(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> OneShot:
-    """Prune the weights of a trained network without retraining, block after block, from a few inputs without labels.
+    """Prune the weights of a trained network block by block, without retraining, from a few inputs without labels.
 
     Each block is calibrated on what the pruned blocks before it return. Only linear layers and convolutions inside the
     blocks are pruned; embeddings and the head of a language model are not.
@@ -159,7 +159,7 @@ def outlier_densities(
     blocks: Sequence[str] | None = None,
     exclude: str | Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return a density for every layer; layers of blocks with many outlier weights keep more (OWL).
+    """Return a density for every layer (OWL): blocks with many outlier weights get higher densities.
 
     OWL is the method of Yin et al. 2024.
 

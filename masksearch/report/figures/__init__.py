@@ -19,7 +19,7 @@ __all__ = ["sweep_drawings"]
 
 
 def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, list[Drawing]]]:
-    """Yield (heading, figures below it) for each section of a sweep's report."""
+    """Yield (heading, figures under that heading) for each section of a sweep's report."""
     groups = group_cells(result.cells)
     looks = Looks(groups)
     name = result.metric.name

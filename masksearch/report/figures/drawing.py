@@ -25,18 +25,18 @@ _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid o
 
 @dataclass(frozen=True)
 class Drawing:
-    """A matplotlib figure with its caption and the name of its file."""
+    """A matplotlib figure, its caption, and the name of the file to save it as."""
 
     name: str  # of its file
     caption: str
     figure: Figure
 
     def svg(self) -> str:
-        """Return the figure as an SVG element for HTML, with light and dark colours, and texts shown on pointing."""
+        """Return the figure as an SVG element for HTML pages, light or dark, with texts that appear under the mouse."""
         return themed(self._svg[self._svg.index("<svg") :])
 
     def svg_file(self) -> bytes:
-        """Return the figure as the bytes of an SVG file for papers, in light colours."""
+        """Return the figure as the bytes of an SVG file in light colours, for use in papers."""
         return self._svg.encode()
 
     def png(self, dpi: int = 150) -> bytes:
@@ -58,13 +58,13 @@ class Drawing:
 
 
 def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
-    """Yield (sparsity, groups of results at it), in order of sparsity; control networks are left out."""
+    """Yield (sparsity, results at this sparsity), in order of sparsity; control networks are left out."""
     plain = [group for group in groups if group.control == "none"]
     return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Return up to ``limit`` (method, label) pairs for a figure with little room; control networks are left out.
+    """Return up to ``limit`` (method, label) pairs to show in a small figure; control networks are left out.
 
     The first labels of all methods come before the last label of any.
     """
@@ -78,20 +78,20 @@ def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
 
 
 def one_sparsity(groups: Iterable[Group]) -> float:
-    """Return the sparsity for figures that show only one: the median over ``groups``; of two medians, the higher."""
+    """Return the sparsity to show where a figure has room for one: the median, or the higher of two medians."""
     ordered = sorted({group.sparsity for group in groups})
     return ordered[len(ordered) // 2]
 
 
 def over_seeds(number: int, intervals: bool = False) -> str:
-    """Return the words of a caption for the number of seeds, such as ``means over 3 seeds``."""
+    """Return words for a figure's caption that say how many seeds it shows, such as ``means over 3 seeds``."""
     if number == 1:
         return "one seed"
     return f"means over {number} seeds" + " with 95 % intervals" * intervals
 
 
 def label_of(metric: Metric, before: str = "") -> str:
-    """Return a metric's axis label, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
+    """Return a metric's label for an axis: ``test accuracy (%)`` or ``test perplexity (lower is better)``, say.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def label_of(metric: Metric, before: str = "") -> str:
 
 
 def limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
-    """Return the lower and upper limit of a metric's axis, so that all values show; accuracies are in percent."""
+    """Return the lower and upper limit of an axis that shows all ``values`` of a metric (accuracies in percent)."""
     low, high = min(values), max(values)
     if metric.is_accuracy:
         return max(0, low - 5), min(101, high + 5)
@@ -121,13 +121,13 @@ _CONTRAST = 4.5  # of a line or a text with it, at least (WCAG 2, level AA)
 
 
 def themed(svg: str) -> str:
-    """Return an SVG whose colours adapt to light and dark pages, and whose texts use the page's typeface."""
+    """Return an SVG that adapts to its web page: colours to a light or dark page, and texts to the page's font."""
     svg = re.sub(r"font-family: [^;\"]*(; )?", "", svg)
     return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda m: f"{m[1]}: light-dark({m[2]}, {dark(m[2])})", svg)
 
 
 def dark(colour: str) -> str:
-    """Return a colour ``#rrggbb`` adapted to a dark page: greys are inverted, other colours become light enough."""
+    """Return a colour ``#rrggbb`` adapted to a dark page: greys are inverted, other colours are made lighter."""
     rgb = to_rgb(colour)
     hue, lightness, saturation = colorsys.rgb_to_hls(*rgb)
     if max(rgb) - min(rgb) < 0.1:

@@ -24,7 +24,7 @@ _ABOUT = (
 
 
 def early_bird_grid(groups: Sequence[Group]) -> Grid:
-    """Return a table of the epochs at which the early-bird schedule takes its masks, one row per seed."""
+    """Return a table, one row per seed, of the epochs at which the early-bird schedule takes its masks."""
     rows = []
     for group in groups:
         for cell in group.cells:

@@ -27,20 +27,20 @@ _ALONG = 40  # points of a line that get a title
 
 
 def tell(line: Line2D, texts: Sequence[str]) -> None:
-    """Give each marker of a line a text that is shown on pointing at it; NaN points have no marker."""
+    """Give each marker of a line a text that appears under the mouse; NaN points have no marker."""
     there = np.isfinite(np.asarray(line.get_xydata(), float)).all(axis=1)
     known = [text for text, drawn in zip(texts, there, strict=True) if drawn]
     line.set_gid(_MARK + _PARTING.join(known))
 
 
 def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **look: Any) -> None:
-    """Draw a line with markers that show their texts when pointed at."""
+    """Draw a line with markers; each marker shows its text when the mouse points at it."""
     [line] = axes.plot(xs, ys, **look)
     tell(line, texts)
 
 
 def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
-    """Return error bar lengths below and above means, shape (2, n), in the unit of the tables; 0 for one seed.
+    """Return the lengths of error bars below and above n means, as an array of shape (2, n); 0 for a single seed.
 
     Bars of accuracies end at 0 and 100 %.
     """
@@ -54,14 +54,14 @@ def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarra
 def plot_estimates(
     axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], metric: Metric, **look: Any
 ) -> None:
-    """Draw means of a metric with 95 % intervals; each mean shows its text when pointed at."""
+    """Draw means of a metric with 95 % intervals; each mean shows its text when the mouse points at it."""
     means = [metric.scale * estimate.mean for estimate in estimates]
     bars = axes.errorbar(xs, means, yerr=interval_lengths(estimates, metric), **look)
     tell(bars.lines[0], texts)
 
 
 def plot_curve(axes: Axes, xs: _Values, ys: _Values, name: str, form: str = ".4g", **look: Any) -> None:
-    """Draw a line without markers; up to 40 of its points show ``name x: y`` when pointed at."""
+    """Draw a line without markers; up to 40 of its points show ``name x: y`` when the mouse points at them."""
     axes.plot(xs, ys, **look)
     stride = max(1, math.ceil(len(xs) / _ALONG))
     chosen = slice((len(xs) - 1) % stride if len(xs) else 0, None, stride)  # the last one always
@@ -72,7 +72,7 @@ def plot_curve(axes: Axes, xs: _Values, ys: _Values, name: str, form: str = ".4g
 def tell_cells(
     area: Artist, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | str]], unit: str = ""
 ) -> None:
-    """Give each cell of a heat map or histogram the text ``row column: value unit``, shown on pointing at it.
+    """Give each field of a heat map or histogram the text ``row column: value unit``, which appears under the mouse.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def tell_cells(
 
 
 def with_titles(svg: str) -> str:
-    """Return an SVG in which the texts given by :func:`tell` and :func:`tell_cells` are shown on pointing."""
+    """Return an SVG in which the texts set by :func:`tell` and :func:`tell_cells` appear under the mouse."""
     svg = re.sub(rf""" id=(["']){_CELLS}(.*?)\1""", r" data-cells=\1\2\1", svg)
     return re.sub(rf'( *)<g id="{_MARK}([^"]*)">\n(.*?)\n\1</g>', _titled, svg, flags=re.DOTALL)
 

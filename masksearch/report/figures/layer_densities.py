@@ -19,7 +19,7 @@ _Left = Mapping[str, Mapping[str, float]]
 
 
 def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of each layer's density, kept weights and effective MACs by method, at one sparsity."""
+    """Yield a figure that compares methods at one sparsity by each layer's density, kept weights and effective MACs."""
     if not groups:
         return
     sparsity = one_sparsity(groups)

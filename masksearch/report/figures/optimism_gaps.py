@@ -15,7 +15,7 @@ from masksearch.report.tables.table_formats import Grid
 
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Return a table of all searches' optimism gaps, and a figure of the gaps against the number of search examples."""
+    """Return a table and a figure of how much better searched masks score on the search's examples than on others."""
     rows = []
     lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # by method, label and sparsity
     searched: list[Group] = []

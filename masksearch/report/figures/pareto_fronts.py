@@ -23,7 +23,7 @@ _COSTS = {"macs": "MACs", "params": "parameters", "latency": "measured latency"}
 
 
 def front_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of score against cost, one panel per search of a Pareto front; nothing without such searches."""
+    """Yield a figure of score against cost, with a panel per search of a Pareto front; nothing if there is none."""
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         if group.cells[0].front:

@@ -57,7 +57,7 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 
 
 class Looks:
-    """Colours of a sweep's methods and line styles of their labels, equal in all figures of the sweep.
+    """Colours of methods and line styles of their labels, the same in all figures of a sweep.
 
     Parameters
     ----------
@@ -83,29 +83,29 @@ class Looks:
             self._colours[method] = free[0] if free else _PALETTE[place % len(_PALETTE)]
 
     def colour(self, method: str) -> str:
-        """Return the colour of a method in all figures; with at most ten methods each has its own colour."""
+        """Return a method's colour, which is the same in all figures; up to ten methods have different colours."""
         return self._colours[method]
 
     def name(self, method: str) -> str:
-        """Return a method's name for legends, with a mark if gradients train its masks."""
+        """Return a method's name for legends, with "(learned)" if gradient descent trains its masks."""
         return name_of(method, self._learned[method])
 
     def series_name(self, method: str, label: str) -> str:
-        """Return the legend's name of a line: the method, and the label if the sweep has several labels."""
+        """Return the name of a line in legends: its method, and its label if the sweep has several labels."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
     def line(self, label: str, labels: Sequence[str] = ()) -> Look:
-        """Return linestyle and marker of a label, by its place among ``labels`` (default: all labels of the sweep)."""
+        """Return line style and marker for a label in legends, by its position in ``labels`` (default: all labels)."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
     @property
     def has_line_styles(self) -> bool:
-        """Whether the figures have enough line styles to give each label of the sweep its own."""
+        """Whether there are enough line styles for all labels of the sweep to look different."""
         return len(self.labels) <= len(_LINES)
 
     def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
-        """Return legend entries: a colour for each method, and a line style for each label if there are several."""
+        """Return the legend's entries: a colour per method and, if there are several labels, a line style per label."""
         chosen = list(labels or self.labels)
         colours = [Line2D([], [], color=self.colour(m), linewidth=3, label=self.name(m)) for m in self.methods]
         look: Look = {"color": "#666666", "markersize": 5}
@@ -114,14 +114,14 @@ class Looks:
 
 
 def shades(sparsities: Iterable[float]) -> dict[float, Any]:
-    """Return {sparsity: colour}, from dark to bright as sparsity rises."""
+    """Return {sparsity: colour}; the higher the sparsity, the brighter the colour."""
     ordered = sorted(set(sparsities))
     scale = mpl.colormaps["viridis"]
     return {value: scale(0.85 * place / max(1, len(ordered) - 1)) for place, value in enumerate(ordered)}
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Add a legend below a figure, with as many entries per line (at most six) as the figure's width allows."""
+    """Add a legend below a figure, with up to six entries per line, as far as the figure's width allows."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     most = max(1, min(6, int(figure.get_figwidth() / (0.072 * longest + 0.55))))
     lines = math.ceil(len(handles) / most)
@@ -131,7 +131,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
 def panel_grid(
     count: int, columns: int, size: tuple[float, float], margin: float, labels: tuple[str, str]
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its ``count`` panels, which share their axes; only outer panels have axis labels.
+    """Return a figure with ``count`` panels that share their axes; only the outer panels have axis labels.
 
     Parameters
     ----------

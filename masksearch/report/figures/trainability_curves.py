@@ -19,7 +19,7 @@ _LINES = 10
 
 
 def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Drawing]]:
-    """Return a table and a figure of training loss and metric during the last retraining, at one sparsity."""
+    """Return a table and a figure of training loss and metric over the last retraining, at one sparsity."""
     trained = [group for group in groups if all(cell.epochs for cell in group.cells)]
     if not trained:
         return [], []
@@ -63,7 +63,7 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
 
 
 def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
-    """Return tables that compare test metrics of masked networks with those of their control networks."""
+    """Return tables that compare the test metrics of masked networks with those of their control networks."""
     metric = groups[0].cells[0].metric if groups else Metric()
     rows = [
         (

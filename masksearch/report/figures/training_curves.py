@@ -26,7 +26,7 @@ _POINTS = 400  # of a line; more can't be distinguished
 
 
 def quantities(metric: Metric) -> tuple[tuple[str, str, float], ...]:
-    """Return (field of an epoch's row, axis label, scale) of each quantity that training figures show."""
+    """Return the quantities that training figures show, as (field of an epoch's results, axis label, scale)."""
     return ("train_loss", "training loss", 1.0), ("val_metric", label_of(metric, "validation"), metric.scale)
 
 

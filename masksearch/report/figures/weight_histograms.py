@@ -31,7 +31,7 @@ Layers = dict[str, np.ndarray]  # kept weights
 
 
 def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure with histograms of each layer's kept weights by method, for the first seed at one sparsity."""
+    """Yield a figure with a histogram of each layer's kept weights per method, at one sparsity and the first seed."""
     if not groups:
         return
     sparsity = one_sparsity(groups)

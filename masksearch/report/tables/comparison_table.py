@@ -12,7 +12,7 @@ from masksearch.utils.errors import InputError
 
 
 def comparison(results: Sequence[SweepResult]) -> list[Grid]:
-    """Return tables of the settings and of the test metrics in which two or more sweeps differ.
+    """Return tables of the settings and the test metrics in which two or more sweeps differ.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def _row(row: PairedRow, metric: Metric) -> tuple[str, ...]:
 
 
 def run_names(results: Sequence[SweepResult]) -> list[str]:
-    """Return a short unique name for each sweep: the shortest end of its folder's path that no other has."""
+    """Return a short name for each sweep: the end of its folder's path, as long as needed to be unique."""
     paths = [result.path.resolve().parts for result in results]
     length = 1
     while len({path[-length:] for path in paths}) < len(set(paths)):

@@ -52,7 +52,7 @@ _FILES = {  # pattern, seen from the folder: what it is
 
 
 def sweep_contents(folder: Path) -> list[Grid]:
-    """Return tables about a sweep's folder: its settings, its cells by the step that they have reached, its files."""
+    """Return tables about a sweep's folder: its settings, how far its runs are, and its files."""
     plan = read_plan(folder)
     several = len(plan.settings) > 1
     lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan.settings, start=1)]
@@ -73,7 +73,7 @@ def sweep_contents(folder: Path) -> list[Grid]:
 
 
 def cell_contents(folder: Path) -> list[Grid]:
-    """Return tables about the folder of a sweep's cell or a dense network: settings, result and files.
+    """Return tables about the folder of a run of a sweep or of a dense network: settings, result and files.
 
     Raises
     ------

@@ -70,12 +70,12 @@ _OF_METRIC = (
 
 
 def metric_of(rows: Sequence[SummaryRow]) -> Metric:
-    """Return the main metric of the rows of a results table, which is the same for all rows."""
+    """Return the main metric that a results table shows; all of its rows have the same."""
     return rows[0].metric if rows else Metric()
 
 
 def is_repaired(rows: Sequence[SummaryRow]) -> bool:
-    """Return whether all rows of a results table but the dense network have a metric before and after a repair."""
+    """Return whether every pruned network of a results table has a metric before and after a least-squares repair."""
     return len(rows) > 1 and all(row.masked.n for row in rows[1:])
 
 
@@ -86,7 +86,7 @@ def _heads(rows: Sequence[SummaryRow]) -> dict[str, str]:
 
 
 def head_of(column: str, metric: Metric) -> str:
-    """Return the head of a results table's column, with the metric's name in place of ``%`` if it is no accuracy."""
+    """Return the heading of a results table's column; the metric's name replaces ``%`` if it is not the accuracy."""
     if metric.is_accuracy or column not in _OF_METRIC:
         return column
     return metric.name if column == "accuracy %" else f"{column.removesuffix('%')}{metric.name}"
@@ -105,7 +105,7 @@ def _scorings(row: SummaryRow) -> str:
 
 
 def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return the column names of the results table of ``rows``, without columns that no row fills."""
+    """Return the names of those columns of the results table for which at least one of the ``rows`` has a value."""
     left_out = set() if any(row.variant for row in rows) else {"variant"}
     left_out |= set() if any(row.cap for row in rows) else {"cap", "cost %"}
     left_out |= set() if any(row.masked.n for row in rows) else {"masked %"}
@@ -114,12 +114,12 @@ def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
 
 
 def table_rows(rows: Sequence[SummaryRow], columns: Sequence[str]) -> list[list[str]]:
-    """Return the texts of the results table: one list per row, one text per column in ``columns``."""
+    """Return the texts of the results table: a list for each row, with a text for each column in ``columns``."""
     return [[_COLUMNS[column](row) for column in columns] for row in rows]
 
 
 def results_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the results table: one row per method and sparsity, with means over seeds."""
+    """Return the results table, with means over seeds and one row per method and sparsity."""
     columns = columns_of(rows)
     starts = [place for place in range(1, len(rows)) if rows[place - 1].sparsity != rows[place].sparsity]
     texts = 1 + ("variant" in columns)
@@ -184,7 +184,7 @@ _MOMENTS_ABOUT = (
 
 
 def moments_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return a table of test metric and loss of each pruning round's mask, before and after rewinding and training."""
+    """Return a table of test metric and loss per pruning round, for each state of the weights (found, trained, ...)."""
     lines = [(*_names(row), *round_.texts) for row in rows for round_ in row.rounds]
     several = any(len(row.rounds) > 1 for row in rows)
     starts = list(accumulate(len(row.rounds) for row in rows))[:-1] if several else ()

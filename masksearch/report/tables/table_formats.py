@@ -13,7 +13,7 @@ _FOLDED = 14  # width, in characters, that columns of words fold to
 
 @dataclass(frozen=True)
 class Grid:
-    """A titled table of texts; its first columns hold words, its other columns hold numbers."""
+    """A table of texts with a title; its first columns hold words, the others hold numbers."""
 
     title: str
     head: Sequence[str]
@@ -24,7 +24,7 @@ class Grid:
 
     @property
     def columns(self) -> list[int]:
-        """Indices of the table's columns to show: all but word columns that are empty."""
+        """Indices of the table's columns that are shown; columns of words without any text are not."""
         empty = [place for place in range(self.texts) if self.rows and not any(row[place] for row in self.rows)]
         return [place for place in range(len(self.head)) if place not in empty]
 
@@ -60,7 +60,7 @@ class Grid:
         return table
 
     def markdown(self, heading: bool = True) -> str:
-        """Return the table and its explanation as Markdown; ``heading`` puts the title above as a heading."""
+        """Return the table and its explanation as Markdown, below its title if ``heading`` is true."""
         columns = self.columns
         body = [[row[place].replace("|", "\\|") for place in columns] for row in self.rows]
         lines = [[self.head[place] for place in columns], ["---" + ":" * (p >= self.texts) for p in columns], *body]
@@ -68,7 +68,7 @@ class Grid:
         return f"## {self.title}\n\n" * heading + table + f"\n{self.about}\n" * bool(self.about)
 
     def html(self) -> str:
-        """Return the table and its explanation as HTML; clicking a column's head sorts the rows."""
+        """Return the table and its explanation as HTML; a click on a column's heading sorts the rows."""
         columns = [(place, ' class="text"' * (place < self.texts)) for place in self.columns]
         heads = "".join(f"<th{kind}><button>{escape(self.head[place])}</button></th>" for place, kind in columns)
         rows = ""

@@ -8,7 +8,10 @@ from masksearch.scoring.parallel.tasks import Failed, Plan, Reply, Task, TaskSco
 
 
 class CoroutineWorkers:
-    """Coroutines that await ``scorer.score(proposals)``, which may be an ``async def``; they share one scorer."""
+    """Workers that are coroutines of one process: each awaits ``scorer.score(proposals)``, and all share one scorer.
+
+    ``scorer.score`` may be an ``async def``.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._scorer = TaskScorer(plan.scorer, plan.space, plan.fresh)
@@ -19,7 +22,7 @@ class CoroutineWorkers:
             self._replies.put_nowait((number, None))
 
     def send(self, number: int, task: Task) -> None:
-        """Begin to score a mask by the free worker ``number``."""
+        """Let worker ``number``, which is free, begin to score a mask."""
         self._tasks[number] = self._loop.create_task(self._work(number, task))
         self._loop.run_until_complete(asyncio.sleep(0))  # the scoring begins now, not with the next wait
 
@@ -36,14 +39,14 @@ class CoroutineWorkers:
         self._replies.put_nowait((number, reply))
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
         return self._loop.run_until_complete(self._replies.get())
 
     def replace(self, number: int) -> None:
-        """Do nothing: a coroutine doesn't die alone."""
+        """Do nothing: a coroutine can't die while its process lives, so that no worker has to be replaced."""
 
     def close(self) -> None:
-        """Cancel all scorings."""
+        """Cancel all coroutines, including those that are scoring masks."""
         for task in self._tasks.values():
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*self._tasks.values(), return_exceptions=True))

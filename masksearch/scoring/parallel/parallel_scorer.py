@@ -38,7 +38,7 @@ class _Job:
 
 
 class ParallelScorer(Scoring):
-    """Scorer with several workers, each with its own copy of another scorer: network and examples.
+    """Scorer of masks with several workers, which each have a copy of one scorer with its network and examples.
 
     The workers start and end with a search; outside of one, :meth:`close` ends them. A mask whose worker dies is
     scored by another worker. ``Score.seconds`` are wall-clock seconds of all workers together.
@@ -117,7 +117,7 @@ class ParallelScorer(Scoring):
         return data_digest(self._scorer)
 
     def start(self, space: Layout) -> None:
-        """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
+        """Start the workers, unless they run already, and wait until all are ready to score masks of ``space``."""
         if self._pool is None:
             plan = Plan(self._scorer, space, self.workers, self._threads, self.order == "fixed")
             self._pool, self._is_first = WORKERS[self._backend](plan), True
@@ -125,7 +125,7 @@ class ParallelScorer(Scoring):
                 self._take(self._pool)
 
     def send(self, proposal: Proposal) -> None:
-        """Give a proposal to a free worker, or to the next one that becomes free."""
+        """Queue a proposal (a mask to score) for the first worker that is free."""
         self.start(proposal.mask.space)
         assert self._pool is not None, "start makes it"
         self._queue.append(_Job(proposal, self._is_first and self.order == "fixed"))
@@ -133,7 +133,7 @@ class ParallelScorer(Scoring):
         self._dispatch(self._pool)
 
     def receive(self) -> tuple[Proposal, Score]:
-        """Wait for the next score of any worker, and return it with its proposal; an error ends all workers."""
+        """Wait until a worker has scored a mask; return the mask's proposal and score. An error ends all workers."""
         assert self._pool is not None, "receive follows send"
         while True:
             found = self._take(self._pool)
@@ -181,7 +181,7 @@ class ParallelScorer(Scoring):
             pool.send(number, Task.of(job.proposal, twice=job.twice))
 
     def close(self) -> None:
-        """End all workers; the next scoring starts new ones."""
+        """End all workers; if a mask is scored later, new workers start."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
             self._reset()

@@ -17,7 +17,7 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class ProcessWorkers:
-    """Worker processes that score masks, each with its own copy of the scorer; they end with this process.
+    """Worker processes that score masks, each with a copy of the scorer; they end when the main process ends.
 
     Raises
     ------
@@ -57,12 +57,12 @@ class ProcessWorkers:
         return worker
 
     def send(self, number: int, task: Task) -> None:
-        """Send a mask to score to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
+        """Send a mask to worker ``number``, which must be free. If the worker has died, :meth:`wait` reports it."""
         self._waiting.add(number)
         self._workers[number].send(task)
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
         pipes = {self._workers[number].pipe: number for number in self._waiting}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         self._waiting.remove(number)
@@ -73,17 +73,17 @@ class ProcessWorkers:
         return number, Died(f"a process ended with code {reply.code}{guard}")
 
     def replace(self, number: int) -> None:
-        """Start a new worker process in the place of worker ``number``, which has died."""
+        """Start a new worker process that takes the place of worker ``number``, which has died."""
         self._workers[number] = self._started(number)
         self._waiting.add(number)
 
     def close(self) -> None:
-        """End all worker processes, also while they score."""
+        """End all worker processes, even while they are scoring masks."""
         end_processes(self._workers)
 
 
 def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
-    """Return the value of ``CUDA_VISIBLE_DEVICES`` with which a worker finds its own GPU under the scorer's device.
+    """Return ``CUDA_VISIBLE_DEVICES`` for a worker: the list of GPUs, rotated so that workers use different GPUs.
 
     With n GPUs, worker ``number`` gets their list rotated by its number. None: the list stays as it is.
     """

@@ -12,7 +12,7 @@ from masksearch.utils.errors import InputError
 
 
 class RayWorkers:
-    """Ray actors that score masks, each with its own copy of the scorer.
+    """Ray actors that score masks, each with a copy of the scorer.
 
     They use the Ray that this process is connected to; without one, a local Ray is started, and stopped at the end.
 
@@ -49,11 +49,11 @@ class RayWorkers:
         self._running: dict[Any, int] = {worker.ready.remote(): number for number, worker in enumerate(self._workers)}
 
     def send(self, number: int, task: Task) -> None:
-        """Send a mask to score to the free worker ``number``."""
+        """Send a mask to worker ``number``, which must be free."""
         self._running[self._workers[number].score.remote(task)] = number
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
         [done], _ = self._ray.wait(list(self._running), num_returns=1)
         number = self._running.pop(done)
         try:
@@ -65,12 +65,12 @@ class RayWorkers:
         return number, reply
 
     def replace(self, number: int) -> None:
-        """Start a new actor in the place of worker ``number``, which has died."""
+        """Start a new actor to replace worker ``number``, which has died."""
         self._workers[number] = self._actor.remote(*self._arguments)
         self._running[self._workers[number].ready.remote()] = number
 
     def close(self) -> None:
-        """End all actors, also while they score."""
+        """End all actors, even while they are scoring masks."""
         for worker in self._workers:
             self._ray.kill(worker)
         if self._stop:
@@ -92,9 +92,9 @@ class _Actor:
             self._failed = Failed.of(error)
 
     def ready(self) -> Failed | None:
-        """Return None once the scorer is loaded, or the message about its failure."""
+        """Return None if the scorer has been loaded; otherwise a message about the error."""
         return self._failed
 
     def score(self, task: Task) -> Score | Failed:
-        """Return the score of a mask, or the message about an exception of the scorer."""
+        """Return the score of a mask; if the scorer raises an exception, return a message about the exception."""
         return self._scorer.score(task)

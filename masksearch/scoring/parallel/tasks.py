@@ -17,7 +17,7 @@ from masksearch.utils.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Message to a worker: the packed bits of a mask to score, and what its proposal asks for."""
+    """Message that asks a worker to score a mask: the mask as packed bits, and how exact the score has to be."""
 
     bits: bytes  # of np.packbits
     threshold: float | None
@@ -27,28 +27,28 @@ class Task:
 
     @classmethod
     def of(cls, proposal: Proposal, *, twice: bool = False) -> "Task":
-        """Return the message that asks for the score of a proposal."""
+        """Return the message that asks a worker to score a proposed mask."""
         bits = np.packbits(proposal.mask.bits.numpy()).tobytes()
         return cls(bits, proposal.threshold, proposal.share, proposal.probe, twice)
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Message of a worker: an exception ended its scoring."""
+    """Message that an exception ended the scoring of a mask in a worker."""
 
     sentence: str
     details: str  # the worker's traceback; empty for wrong input
 
     @classmethod
     def of(cls, error: Exception) -> "Failed":
-        """Return the message about an exception of the scorer."""
+        """Return the message about an exception that the scorer raised in a worker."""
         if isinstance(error, InputError):
             return cls(str(error), "")
         first = (str(error).strip().splitlines() or [""])[0]
         return cls(f"scorer: {type(error).__name__} in a worker: {first}", traceback.format_exc())
 
     def error(self) -> InputError:
-        """Return the error that the parallel scorer raises, with the worker's traceback as a note."""
+        """Return the error for the user, with the worker's traceback as a note; the parallel scorer raises it."""
         error = InputError(self.sentence)
         if self.details:
             error.add_note(self.details)
@@ -57,7 +57,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Died:
-    """Message about a worker that ended by a signal or for lack of memory; another worker may score its mask."""
+    """Message that a worker ended by a signal or for lack of memory; another worker may score the worker's mask."""
 
     reason: str  # "a process ended with code -9"
 
@@ -67,7 +67,7 @@ Reply = Score | Failed | Died
 
 @dataclass(frozen=True)
 class Plan:
-    """What the workers of a parallel scorer need to start: scorer, mask space, their number, and CPU threads of each.
+    """Settings that workers of a parallel scorer start with: scorer, mask space, number of workers, threads of each.
 
     ``fresh``: whether scores must not depend on earlier scorings, so that any worker gives the same score.
     """
@@ -80,26 +80,26 @@ class Plan:
 
 
 class Workers(Protocol):
-    """Protocol of the workers of a parallel scorer, which have the numbers from 0 on and score one mask at a time.
+    """Protocol of a parallel scorer's workers: they are numbered from 0, and each scores one mask at a time.
 
     A worker is ready for masks when it has said so.
     """
 
     def send(self, number: int, task: Task) -> None:
-        """Send a mask to score to worker ``number``, which must be free."""
+        """Send a mask to worker ``number``, which must be free."""
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
 
     def replace(self, number: int) -> None:
-        """Start a new worker in the place of worker ``number``, which has died."""
+        """Start a new worker to replace worker ``number``, which has died."""
 
     def close(self) -> None:
-        """End all workers, also while they score."""
+        """End all workers, even while they are scoring masks."""
 
 
 class TaskScorer:
-    """The part of a worker that scores masks: it holds the scorer, with its network and examples."""
+    """Scores masks inside a worker: it holds the worker's copy of the scorer, with network and examples."""
 
     def __init__(self, scorer: Scoring, space: Layout, fresh: bool) -> None:
         self.scorer, self._space = scorer, space
@@ -108,7 +108,7 @@ class TaskScorer:
         self._since_refresh = 0
 
     def proposal(self, task: Task) -> Proposal:
-        """Return the proposal of a message, after a refresh of the scorer if one is due."""
+        """Return the mask of a message as a proposal to score; first refresh the scorer if a refresh is due."""
         if self._every is not None and self._since_refresh >= self._every:
             self.scorer.refresh()
             self._since_refresh = 0
@@ -118,7 +118,7 @@ class TaskScorer:
         return Proposal(mask, Move.nowhere(), mask, task.threshold, task.share, task.probe)
 
     def score(self, task: Task) -> Score | Failed:
-        """Return the score of a message's mask, or the message about an exception of the scorer."""
+        """Return the score of a message's mask; if the scorer raises an exception, return a message about the error."""
         try:
             scores = [self.scorer.score([self.proposal(task)])[0] for _ in range(1 + task.twice)]
         except Exception as error:
@@ -127,7 +127,7 @@ class TaskScorer:
 
 
 def repeated(scores: Sequence[Score]) -> Score | Failed:
-    """Return the one score that a scorer has given a mask several times; different scores are a failure."""
+    """Return the score that a scorer gave one mask several times; if the scores differ, return a failure message."""
     values = [score.value for score in scores]
     if len(set(map(repr, values))) == 1:
         return scores[0]

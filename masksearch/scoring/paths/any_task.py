@@ -19,7 +19,7 @@ _KEPT = 1 << 26  # numbers of dense outputs that stay in memory: 256 MiB in floa
 
 
 class AnyTaskPath:
-    """Way to score masks for any task: run the masked network on every batch, and measure its outputs.
+    """Computes scores of masks for any task: runs the masked network on every batch, and measures the outputs.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class AnyTaskPath:
 
 
 class DenseOutputs:
-    """Cache of the dense network's outputs per batch: at most 2**26 numbers; other batches run again at each use."""
+    """Cache of the dense network's outputs, up to 2**26 numbers; other batches are computed anew at each use."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model, self._task = copy.deepcopy(model), task
@@ -60,7 +60,7 @@ class DenseOutputs:
         self._n = 0
 
     def of_batch(self, number: int, inputs: Nested, targets: Any) -> Any:
-        """Return the dense network's outputs for batch ``number``, from the cache if it has them.
+        """Return the dense network's outputs for the batch with this number, from the cache if possible.
 
         Outputs are those that the task's loss reads.
         """

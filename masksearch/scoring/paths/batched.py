@@ -15,7 +15,7 @@ _SMALL = 1 << 20  # weights; measured with a quarter of that
 
 
 class BatchedMasks:
-    """Way to compute the outputs of a network under several weight masks in one forward pass, for GPUs.
+    """Computes a network's outputs under several weight masks in one forward pass, which is fast on GPUs.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class BatchedMasks:
 
     @torch.no_grad()
     def logits(self, masks: Sequence[Mask]) -> Tensor:
-        """Return logits (masks, n, classes) of the n images under each mask; rounding differs from single masks."""
+        """Return the logits of n images under each mask, (masks, n, classes); rounding differs from single masks."""
         bits = torch.stack([mask.bits for mask in masks]).to(self._dense.device)
         units = self._dense.where(bits, 0)  # (masks, n_units)
         layers = zip(self._space.layer_weights(), self._space.layers, strict=True)
@@ -47,12 +47,12 @@ class BatchedMasks:
 
 @torch.no_grad()
 def batched_objective(measure: LogitObjective, logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the objective of every mask, (masks,), from logits (masks, n, classes) and labels (n,)."""
+    """Return one score per mask, (masks,), from logits (masks, n, classes) and labels (n,)."""
     return vmap(measure, in_dims=(0, None))(logits, labels)
 
 
 def is_small(model: nn.Module, space: WeightSpace) -> bool:
-    """Return whether a network is small enough to batch masks on a GPU: at most a million weights, no convolutions.
+    """Return whether a network is small enough to run several masks per GPU pass: <= 10**6 weights, no convolutions.
 
     Batching over weights turns convolutions into grouped convolutions, whose speed was not measured.
     """
@@ -63,7 +63,7 @@ def is_small(model: nn.Module, space: WeightSpace) -> bool:
 def supports_batching(
     model: nn.Module, space: WeightSpace, measure: LogitObjective, images: Tensor, labels: Tensor
 ) -> bool:
-    """Return whether several masks of a network can be run in one forward pass, after a test with two masks.
+    """Return whether one forward pass can compute outputs under several masks, after a test with two masks.
 
     They can't be if control flow depends on values, or if the logits of an image depend on other images of the batch.
     """

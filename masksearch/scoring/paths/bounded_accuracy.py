@@ -42,7 +42,7 @@ class _Evaluated:
 
 
 class Accuracy:
-    """Fast scorer of accuracy on a CPU: it stops as soon as a mask can't reach the accuracy that its searcher needs.
+    """Fast scorer of accuracy on a CPU: it stops when a mask can no longer reach the accuracy that the search needs.
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ class Accuracy:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget the order in which images are evaluated, and all results that are cached from earlier masks."""
+        """Forget all results cached from earlier masks, and the order in which images are evaluated."""
         self._path.refresh()
         self._arrange(self._whole)
         self._ordered = False
 
     @torch.no_grad()
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
-        """Return (accuracy or an upper bound, whether it is exact, number of evaluated images) of a proposed mask.
+        """Return a mask's accuracy or an upper bound on it, whether the value is exact, and the number of images run.
 
         A bound is below the threshold of the proposal.
         The first scoring after a :meth:`refresh` is exact and defines the order of the images.

@@ -20,7 +20,7 @@ from masksearch.spaces.filter_groups import Groups, Run
 
 
 class CompactPath(NetworkPath):
-    """Fast way to compute outputs under filter masks: run the network without the removed channels.
+    """Fast way to compute a network's outputs under filter masks: run the network without the removed channels.
 
     The network runs on slices of its tensors. Batch normalisation is folded into convolutions once. No module is
     copied, since most layers take their sizes from their tensors. Depthwise convolutions don't: their number of groups

@@ -14,14 +14,14 @@ from masksearch.spaces import WeightSpace
 
 
 def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
-    """Return whether all weights that masks switch can be views of one tensor: of one dtype, and contiguous."""
+    """Return whether all maskable weights can be views of one tensor: they have one dtype and are contiguous."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = [parameters[name] for name in space.layer_weights()]
     return len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
 
 
 class InPlacePath(NetworkPath):
-    """Fast way to compute outputs under weight masks: per mask, overwrite only weights that change in the network.
+    """Fast way to compute outputs under weight masks: overwrite only the weights that change from mask to mask.
 
     One tensor holds all weights with units, in the order of the units, and the network's parameters are views of the
     tensor. Kept weights have their original bits and pruned weights are zero, whatever was scored before. The logits

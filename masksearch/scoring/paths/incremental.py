@@ -52,7 +52,7 @@ class _Pending:
 
 
 class IncrementalPath(Path):
-    """Fast way to compute an MLP's outputs: per mask, update only activations that changed since the last mask.
+    """Fast way to compute an MLP's outputs under masks: update only activations that change from mask to mask.
 
     Parameters
     ----------
@@ -78,11 +78,11 @@ class IncrementalPath(Path):
         self.refresh()
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
+        """Yield the masked network's logits (batch, classes), one batch of images at a time, in order."""
         yield from self.parts(proposal, self._whole)
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
+        """Yield the masked network's logits (images, classes) for each tensor of image indices in ``places``."""
         with self._refreshed_on_error():
             if places is not self._places:
                 self._places = places

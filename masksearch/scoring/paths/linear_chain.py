@@ -20,7 +20,7 @@ _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sig
 
 @dataclass
 class ChainLayer:
-    """A linear layer and its activation. Values have one row per neuron and one column per image of a part."""
+    """A linear layer of an MLP with its activation function; values have a row per neuron and a column per image."""
 
     dense: Tensor  # weights without mask (out, in)
     weights: Tensor  # under the current mask (out, in)
@@ -30,21 +30,21 @@ class ChainLayer:
     z: list[Tensor]  # pre-activations (out, b) of every part; activations are recomputed: faster than reading them
 
     def write(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Set weights by their indices in the flat tensor."""
+        """Set the layer's weights at indices ``places`` of the flattened weight tensor."""
         self.weights.view(-1).numpy()[places] = values
 
     def product(self, inputs: Tensor) -> Tensor:
-        """Return the pre-activations (out, b) of inputs (in, b) under the present weights."""
+        """Return the layer's pre-activations (out, b) for inputs (in, b), with the current weights."""
         return self.weights @ inputs if self.bias is None else torch.addmm(self.bias, self.weights, inputs)
 
     def preactivations(self, part: int, change: "LayerChange | None") -> Tensor:
-        """Return all pre-activations (out, b) on one part of the images, after a change of some rows."""
+        """Return the pre-activations (out, b) of one part of the images after a change, which is not stored."""
         if change is None:
             return self.z[part]
         return change.z if change.rows is None else self.z[part].index_copy(0, change.rows, change.z)
 
     def accept(self, part: int, change: "LayerChange") -> None:
-        """Write a change into the pre-activations of one part of the images."""
+        """Store a change of the pre-activations of one part of the images."""
         if change.rows is None:
             self.z[part] = change.z
         else:
@@ -53,7 +53,7 @@ class ChainLayer:
 
 @dataclass
 class LayerMove:
-    """The weights (out, in) of one layer that a move changes."""
+    """Weights of one layer that change from one mask to the next: their indices, and their values under both masks."""
 
     places: np.ndarray  # indices in the flat weight, ascending
     before: np.ndarray  # values under the base mask
@@ -63,7 +63,7 @@ class LayerMove:
 
     @cached_property
     def update(self) -> "LayerUpdate":
-        """The change of the weights as a sparse matrix, without its zero rows."""
+        """Change of the layer's weights as a sparse matrix, without rows that are all zero."""
         row, column = np.divmod(self.places, self.inputs)
         firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
         columns = None
@@ -83,7 +83,7 @@ class LayerMove:
 
 @dataclass
 class LayerUpdate:
-    """The change of a layer's weights, dW."""
+    """Change of a layer's weights from one mask to the next, as a sparse matrix without zero rows."""
 
     rows: Tensor  # indices of the non-zero rows
     columns: Tensor | None  # indices of the non-zero columns; None: the matrix has all columns
@@ -92,7 +92,7 @@ class LayerUpdate:
 
 @dataclass
 class LayerChange:
-    """The change of one layer's pre-activations on one part of the images."""
+    """Change of a layer's pre-activations from one mask to the next, for one part of the images."""
 
     rows: Tensor | None  # indices of the changed rows; None: all rows
     z: Tensor  # their values after the move
@@ -100,7 +100,7 @@ class LayerChange:
 
 
 def linear_chain(model: nn.Module) -> Chain | None:
-    """Return (name, linear layer, elementwise modules after it) per layer of an MLP; None for other networks.
+    """Return, for each layer of an MLP, (name, linear layer, activation modules after it); None for other networks.
 
     The network is an ``nn.Sequential`` of linear layers: a chain. It has no hooks, no subclasses of torch's layers, and
     no shared weights. Activations may be shared.
@@ -121,7 +121,7 @@ def linear_chain(model: nn.Module) -> Chain | None:
 
 
 def chain_layers(chain: Chain, space: WeightSpace) -> list[ChainLayer]:
-    """Return the layers of a chain, without a mask and without pre-activations; weights are copied."""
+    """Return the layers of an MLP with copied, unmasked weights; pre-activations are not computed yet."""
     starts = {layer.name: layer.start for layer in space.layers}
     return [
         ChainLayer(
@@ -150,7 +150,7 @@ def _activation(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 
 def layer_moves(layers: Sequence[ChainLayer], move: Move) -> list[LayerMove | None]:
-    """Return the weights of every layer that ``move`` changes; None for layers that it doesn't change."""
+    """Return the weights that ``move`` changes in each layer; None for a layer that the move doesn't change."""
     units = np.concatenate([move.dropped, move.regrown])
     order = units.argsort()
     units, is_regrown = units[order], order >= len(move.dropped)

@@ -18,13 +18,13 @@ _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, an
 
 
 class Path(ABC):
-    """Base class of paths, which are ways to compute the logits of a masked network on a fixed set of images."""
+    """Base class of the ways (paths) to compute a masked network's logits on a fixed set of images."""
 
     name: str
-    """Name of the path, as ``Scorer.path_name`` shows it."""
+    """Name of this way to compute logits, as ``Scorer.path_name`` returns it."""
 
     refresh_every: int
-    """Number of scored masks between two calls of :meth:`refresh`; 1 for a path that caches no results."""
+    """Number of scored masks between two calls of :meth:`refresh`, which drops cached results; 1 if none are cached."""
 
     part: int
     """Preferred maximum number of images per forward pass."""
@@ -35,26 +35,26 @@ class Path(ABC):
 
     @abstractmethod
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order.
+        """Yield the masked network's logits (batch, classes), one batch of images at a time, in order.
 
         They equal those of :meth:`logits` bit for bit. Close the iterator to stop early.
         """
 
     @abstractmethod
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``.
+        """Yield the masked network's logits (images, classes) for each tensor of image indices in ``places``.
 
         Indices are int64 (b,); all tensors together have every image once. A path may prepare for ``places``: passing
         the same object again is cheap. Close the iterator to stop early.
         """
 
     def refresh(self) -> None:
-        """Drop all cached results, so that later logits don't depend on earlier masks; by default, there are none."""
+        """Drop all cached results, so that logits don't depend on earlier masks. By default, nothing is cached."""
         return
 
 
 class NetworkPath(Path):
-    """Base class of paths that run a network on batches of images; subclasses make the network under a mask."""
+    """Base class of ways to compute logits by running a network on batches; subclasses supply the masked network."""
 
     refresh_every = 1
 
@@ -69,21 +69,21 @@ class NetworkPath(Path):
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
+        """Yield the masked network's logits (batch, classes), one batch of images at a time, in order."""
         with self._masked(proposal) as network:
             for images in self._batches:
                 yield network(images)
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
+        """Yield the masked network's logits (images, classes) for each tensor of image indices in ``places``."""
         with self._masked(proposal) as network:
             for place in places:
                 yield network(laid_out_like(self._images, self._images[place]))
 
 
 class ReferencePath(NetworkPath):
-    """Slow, exact way to compute outputs of a masked network: zero the pruned weights and run it on every batch."""
+    """Slow, exact way to compute a masked network's outputs: set pruned weights to zero, and run all batches."""
 
     name = "reference"
 
@@ -92,20 +92,20 @@ class ReferencePath(NetworkPath):
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Return the logits (images, classes) of the batches ``numbers``, bit for bit as in :meth:`logits`."""
+        """Return the logits (images, classes) of the batches with these numbers, bit for bit as :meth:`logits` does."""
         with self._masked(proposal) as network:
             return torch.cat([network(self._batches[number]) for number in numbers])
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:
-    """Return images ``chosen`` (b, c, h, w) in the memory format of ``images``: channels first or channels last."""
+    """Return the images ``chosen`` (b, c, h, w) in the memory format of ``images``, such as channels last."""
     last = images.ndim == 4 and not images.is_contiguous()
     return chosen.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @torch.no_grad()
 def images_per_pass(model: nn.Module, inputs: Nested) -> int:
-    """Return a good number of examples per forward pass of a network: 250 on a CPU, up to 10,000 on a GPU.
+    """Return a suitable number of images per forward pass of a network: 250 on a CPU, up to 10,000 on a GPU.
 
     On a GPU, the largest output of a layer has at most 2**26 numbers, 256 MiB in float32.
     """

@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 
 def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
-    """Return whether several copies of a network can be trained as one module, after a test on ``images``.
+    """Return whether several copies of a network can be trained as one module, after a test on the given images.
 
     They can if they draw no random numbers and have no buffers.
     """
@@ -24,7 +24,7 @@ def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
 
 
 class BatchedNetworks(nn.Module):
-    """Module that trains several networks of one architecture at once, by one batched product per layer.
+    """Module that trains several networks of one architecture at once, with one batched product per layer.
 
     Each parameter stacks those of the networks: (networks, *shape of the parameter).
 
@@ -46,7 +46,7 @@ class BatchedNetworks(nn.Module):
         self._one = [copy.deepcopy(networks[0])]  # in a list, so that its parameters are not registered here
 
     def train(self, mode: bool = True) -> Self:
-        """Set all networks to training mode or evaluation mode; return this module."""
+        """Set all networks to training mode, or to evaluation mode if ``mode`` is False; return this module."""
         self._one[0].train(mode)
         return super().train(mode)
 
@@ -58,18 +58,18 @@ class BatchedNetworks(nn.Module):
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
-        """Copy the trained weights to single networks, in the order in which the networks were stacked."""
+        """Copy the trained weights into the given networks, in the order in which the networks were stacked."""
         for place, network in enumerate(networks):
             for name, parameter in network.named_parameters():
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return the masks of several networks stacked per parameter, from one {parameter name: mask} per network."""
+        """Return {parameter name: stacked masks of all networks}, from a dict {parameter name: mask} per network."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
 def stacked_name(name: str) -> str:
-    """Return the name of a parameter in :class:`BatchedNetworks`: ``0.weight`` becomes ``/0/weight``.
+    """Return the name that a network's parameter has in :class:`BatchedNetworks`: ``0.weight`` becomes ``/0/weight``.
 
     Parameter names must not contain dots or equal the name of a method.
     """
@@ -77,7 +77,7 @@ def stacked_name(name: str) -> str:
 
 
 def sum_of_losses(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the sum of the networks' mean cross-entropies; each network gets the gradient of its own loss.
+    """Return the sum of several networks' mean cross-entropies, so that one backward pass gives all their gradients.
 
     Logits ``outputs`` (b, networks, classes) and labels (b,) -> scalar.
     """

@@ -17,7 +17,7 @@ _WORTHWHILE = 0.75  # share of the weights; above it the whole network is traine
 
 @dataclass(frozen=True)
 class EffectiveNetwork:
-    """Smaller form of a masked MLP, without inputs and hidden units that no kept weights connect to an output.
+    """Smaller form of a masked MLP, without inputs and hidden units from which no kept weights lead to an output.
 
     Dead units change neither the outputs nor the gradients of other weights, so that both networks learn the same, up
     to rounding. The sparser the mask, the more units are dead, and the faster the steps of the smaller network are.
@@ -35,7 +35,7 @@ class EffectiveNetwork:
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
-    """Return a masked MLP without dead inputs and hidden units, to train equally but faster; None if impossible.
+    """Return a masked MLP without dead inputs and hidden units, which learns the same but faster; None if impossible.
 
     Parameters
     ----------

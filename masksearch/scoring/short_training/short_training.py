@@ -35,7 +35,7 @@ _NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this is
 
 
 class ShortTraining:
-    """Scorer of pruning masks that trains the pruned network for a few steps: the score is minus its loss.
+    """Scorer of pruning masks that trains the pruned network for a few steps; the score is minus the loss reached.
 
     The loss is that on validation examples (``by="val"``), or the mean loss of the last epoch's batches, each measured
     when its step is made (``by="train"``): the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with E = 1).

@@ -13,7 +13,7 @@ _SIGMA = 1 / 6  # standard deviation of the first population, as a share of the 
 
 @dataclass
 class Cmaes:
-    """CMA-ES optimiser of points in the unit cube, which can be restored from its scored points (Hansen 2016).
+    """CMA-ES optimiser of points in the unit cube (Hansen 2016); it can be restored from the points scored so far.
 
     Once converged, it is restarted with twice the population (IPOP, Auger & Hansen 2005). Above 100 parameters the
     covariance is diagonal (Ros & Hansen 2008): the full one costs cubic time and more scorings than a search has.
@@ -35,24 +35,24 @@ class Cmaes:
 
     @property
     def max_asks(self) -> int:
-        """Return the largest number of calls of :meth:`ask` before the next call of :meth:`tell`."""
+        """Return how many points :meth:`ask` can still give before :meth:`tell` has to be called."""
         if self._n_scored < self.first:
             return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)
 
     @property
     def step_size(self) -> float | None:
-        """Return the standard deviation of CMA-ES's samples in the unit cube; None before the first population."""
+        """Return the standard deviation of the points that CMA-ES draws; None before its first population."""
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """Return the next point of the unit cube to score, float64 (n_parameters,); the trial ``number`` is a seed."""
+        """Return the next point of the unit cube to score, an array (n_parameters,), drawn with the seed ``number``."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
 
     def tell(self, point: np.ndarray, score: float | None) -> None:
-        """Give CMA-ES the score of a point, or None for a failed trial; call it in order of the trials' numbers."""
+        """Give CMA-ES the score of a point, or None if its trial failed. Call this in order of the trials' numbers."""
         self._n_scored += 1
         if score is None:
             return

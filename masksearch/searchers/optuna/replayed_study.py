@@ -25,7 +25,7 @@ _NAME = "search"
 
 
 class MemoryStudy:
-    """Optuna study in memory that proposes points (a few numbers each) and can be restored exactly from arrays.
+    """Optuna study in memory that proposes points (a few numbers each); it can be restored exactly from arrays.
 
     A proposal is a function of the finished trials, the seed and the trial's number only, since every trial has a new
     sampler with a seed derived from (seed, number). The state of a search is therefore the list of trials, with the
@@ -67,21 +67,21 @@ class MemoryStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials of the Optuna study in order; read only."""
+        """Return all trials of the Optuna study, in order; do not change them."""
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
     @property
     def max_asks(self) -> int | None:
-        """Return the largest number of calls of :meth:`ask` before the next :meth:`tell`; None: no limit."""
+        """Return how many trials :meth:`ask` can still begin before :meth:`tell` has to be called; None: any number."""
         return None if self._cmaes is None else self._cmaes.max_asks
 
     @property
     def step_size(self) -> float | None:
-        """Return CMA-ES's standard deviation relative to the parameters' range; None for other samplers."""
+        """Return the standard deviation of CMA-ES, as a share of the parameters' range; None for other samplers."""
         return None if self._cmaes is None else self._cmaes.step_size
 
     def ask(self) -> tuple[int, np.ndarray]:
-        """Return the number of the next trial, and the point to score in it, float64 (n_parameters,)."""
+        """Begin the next trial; return its number and the point to score, an array of shape (n_parameters,)."""
         number = len(self)
         point = self._fixed(number)
         if point is not None:
@@ -133,13 +133,13 @@ class MemoryStudy:
         return sampler
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Finish trial ``number`` with its score, and its cost if the study has costs; None: the trial failed."""
+        """Finish trial ``number`` with its score and, if the study has costs, its cost; None means that it failed."""
         trial = self.trials[number]
         self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
         self._learn(self._values(trial), None if values is None else values[0])
 
     def add_trial(self, trial: FrozenTrial, *, skip_start: bool = True) -> None:
-        """Add a finished trial of a shared study; by default, the study doesn't propose its point again."""
+        """Add a finished trial of another search in a shared study; by default, its point is not proposed again."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._storage.create_new_trial(self._id, trial)
@@ -158,11 +158,11 @@ class MemoryStudy:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
     def waiting(self) -> dict[int, np.ndarray]:
-        """Return {number of a trial that waits for its score: its point, float64 (n_parameters,)}."""
+        """Return {number: point} of the trials that wait for their scores."""
         return {trial.number: self._values(trial) for trial in self.trials if trial.state == TrialState.RUNNING}
 
     def state_dict(self) -> dict[str, object]:
-        """Return all trials of the study as arrays, from which it can be restored."""
+        """Return all trials of the study as arrays, from which the study can be restored."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
         running = list(self.waiting())
@@ -179,7 +179,7 @@ class MemoryStudy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the trials that :meth:`state_dict` returned into a new study."""
+        """Restore the trials that :meth:`state_dict` returned; this study must not have trials yet."""
         rows = zip(state["values"], state["scores"].tolist(), state["notes"], strict=True)
         for number, (values, scores, notes) in enumerate(rows):
             result = None if math.isnan(scores[0]) else scores

@@ -27,7 +27,7 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """Optuna sampler in the table ``SAMPLERS``: its largest number of parameters, and what it supports."""
+    """Entry of the table ``SAMPLERS``: an Optuna sampler, its largest number of parameters, and what it supports."""
 
     max_parameters: int  # largest number of parameters with which the sampler is still fast
     time: str  # time of a proposal with max_parameters on one core, measured by benchmarks/sampler_costs.py
@@ -55,7 +55,7 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 @dataclass
 class OptunaSearch(Searcher):
-    """Search by an Optuna sampler, which optimises a few numbers that define a mask (Akiba et al. 2019).
+    """Search in which an Optuna sampler optimises a few numbers that define a mask (Akiba et al. 2019).
 
     The masks have the exact density for all values of the numbers. A parametrisation turns numbers into a mask:
     :class:`~masksearch.searchers.optuna.parametrisations.Layers`,
@@ -125,7 +125,7 @@ class OptunaSearch(Searcher):
 
     @classmethod
     def random(cls) -> "OptunaSearch":
-        """Search the layers' densities by Optuna's random sampler: the baseline of the other samplers."""
+        """Search the layers' densities by Optuna's random sampler, as a baseline for the other samplers."""
         return cls("random")
 
     @classmethod
@@ -266,7 +266,7 @@ class OptunaSearch(Searcher):
             state.shared.write(state.study.trials[number] for number in numbers)
 
     def finish(self) -> None:
-        """Write the Optuna study to the storage, if there is one; a failure is only a warning.
+        """Write the Optuna study to its storage, if there is one; if that fails, only warn.
 
         A shared study is there already.
         """
@@ -285,7 +285,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Return the Optuna study's name: ``study`` if shared, else a label and a hash of searcher and problem."""
+        """Return the Optuna study's name: ``study`` if given, otherwise a label with a hash of the search."""
         if self.study is not None:
             return self.study
         identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}
@@ -320,7 +320,7 @@ def is_in_memory(url: str) -> bool:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of a SQLite file, with those characters escaped that would end a path in a URL."""
+    """Return the URL of a SQLite file; characters that would end the path in a URL are escaped."""
     if not set(str(path)) & set("?#{}%"):
         return f"sqlite:///{path}"
     from sqlalchemy.engine import make_url  # a slow import

@@ -27,7 +27,7 @@ _PATIENCE = 2.0  # seconds that another process may take to write the identity o
 
 
 class SharedStudy:
-    """Optuna study in a storage, shared by several searches that learn from each other's trials.
+    """Optuna study in a storage that several searches share, so that each learns from the others' trials.
 
     Only finished trials are written, so that the study never has a running trial.
 
@@ -92,11 +92,11 @@ class SharedStudy:
             time.sleep(0.05)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the shared study's unique number, and the ids of all trials that this search has written or read."""
+        """Return the shared study's unique number, and which of its trials this search has written or read."""
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned: which trials of the study this search has written or read.
+        """Restore from :meth:`state_dict` which trials of the shared study this search has written or read.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class SharedStudy:
         self.known_ids = set(state["known"])
 
     def new_trials(self) -> list[FrozenTrial]:
-        """Return the finished trials of all searches in the study that this search has not written or read before."""
+        """Return the shared study's finished trials that this search has neither written nor read before."""
         with self._access():
             trials = self._storage.get_all_trials(self._id, deepcopy=False)
         new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self.known_ids]
@@ -144,7 +144,7 @@ class SharedStudy:
 
 
 def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, object]:
-    """Return the settings that all searches of a shared study must have in common: all but seed, budget and start.
+    """Return what must be equal in all searches of a shared study: all settings except seed, budget and start mask.
 
     Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
     compared: of ``refine`` and of a cost function, the identity only records their presence.

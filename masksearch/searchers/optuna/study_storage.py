@@ -18,7 +18,7 @@ _TRIES = 10  # to open a storage while another process creates its tables
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Make Optuna log only errors within a ``with`` block."""
+    """Context manager in which Optuna logs only errors."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -28,14 +28,14 @@ def quiet() -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of an Optuna storage that can't be read or written: full disk, held lock, lost server."""
+    """Return the exception classes of an Optuna storage that fails: full disk, held lock or lost server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
-    """Open the Optuna storage at ``url``, create its tables and return it; raise an InputError if that fails."""
+    """Open the Optuna storage at ``url`` and create its tables; return it, or raise an InputError if that fails."""
     from sqlalchemy.engine import make_url  # a slow import
     from sqlalchemy.exc import DBAPIError
 
@@ -56,7 +56,7 @@ def opened(url: str) -> optuna.storages.RDBStorage:
 
 
 def check_url(url: str) -> None:
-    """Raise an InputError if ``url`` isn't a valid URL of an Optuna storage; nothing is opened."""
+    """Raise an InputError if ``url`` isn't a valid URL of an Optuna storage, without opening the storage."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -67,14 +67,14 @@ def check_url(url: str) -> None:
 
 
 def name_metrics(study: optuna.Study) -> None:
-    """Name the values of an Optuna study's trials ``score`` and ``cost``, as dashboards then show them."""
+    """Name the values of an Optuna study's trials ``score`` and ``cost``, for display in dashboards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["score", "cost"][: len(study.directions)])
 
 
 def write_study(url: str, name: str, directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial]) -> None:
-    """Write the trials of a finished or interrupted search to an Optuna storage, as one study.
+    """Write all trials of a finished or interrupted search to an Optuna storage as one study.
 
     If the study exists and its trials are the first of ``trials``, the search was resumed, and the other trials are
     added. If the study has other trials, it stays unchanged, and the new study gets a number behind its name.

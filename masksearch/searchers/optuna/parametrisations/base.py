@@ -12,7 +12,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 class Parametrisation(ABC):
-    """Base class of mappings from a point (a few numbers, which a sampler proposes) to a mask of exact density.
+    """Base class of mappings from a point (a few numbers that a sampler proposes) to a mask of a given density.
 
     A point gives a saliency of all units, and the mask keeps the top units.
     The problem's amount fixes density, ``hold`` and ``on_empty``, so that the problem allows the mask of every point.
@@ -36,10 +36,10 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def saliency(self, values: np.ndarray, number: int) -> Tensor:
-        """Return every unit's saliency for a point, float64 (n_units,); the trial's ``number`` seeds random draws."""
+        """Return the saliencies (n_units,) that a point defines; ``number`` is a seed for random draws."""
 
     def mask(self, values: np.ndarray, number: int) -> Mask:
-        """Return the mask of the top units of a point's saliency; the trial's ``number`` seeds random draws."""
+        """Return the mask of the units with the top saliencies at a point; ``number`` is a seed for random draws."""
         return self.problem.top_k(self.saliency(values, number))
 
     def _add_starts(self, *points: np.ndarray) -> None:
@@ -51,7 +51,7 @@ class Parametrisation(ABC):
 
 
 def ranks_of(saliency: Tensor, seed: int) -> Tensor:
-    """Return the rank of each value, int64 (n,), 0 for the lowest; equal values rank in a random order."""
+    """Return the rank of each of n values, 0 for the lowest; equal values are ranked in a random order."""
     shuffled = torch.randperm(len(saliency), generator=torch_generator(seed, "optuna", "ties"))
     order = shuffled[torch.argsort(saliency[shuffled], stable=True)]
     ranks = torch.empty_like(order)

@@ -15,7 +15,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 class Layers(Parametrisation):
-    """Mapping from one number per layer to a mask: the layer's density relative to other layers, in log-odds.
+    """Mapping from one number per layer to a mask; the number shifts the layer's density up or down (in log-odds).
 
     Within a layer, units rank by a saliency. The unit at quantile q of layer l gets the saliency logit(q) + b_l, where
     b_l is the layer's parameter, and the top units of the whole network are kept. If t is the lowest kept saliency,
@@ -64,7 +64,7 @@ class Layers(Parametrisation):
 
 
 class Mixture(Parametrisation):
-    """Mapping from one weight per saliency to a mask, which keeps the top units by the weighted mean of saliencies.
+    """Mapping from one weight per saliency to the mask that keeps the top units by the weighted mean saliency.
 
     Optionally, each layer has a parameter as well, as in :class:`Layers`.
     Weights lie in [0, 1]. Saliencies have different scales, so each is replaced by the log-odds of its quantile in the
@@ -134,7 +134,7 @@ def _check_densities_are_free(problem: Problem, name: str) -> None:
 
 
 def log_odds(ranks: Tensor, n: int) -> Tensor:
-    """Return log(q / (1 - q)) of the quantiles q = (rank + 1/2) / n for ranks in 0 to n - 1, float64."""
+    """Return the log-odds log(q / (1 - q)) of q = (rank + 1/2) / n, for each of the ranks 0 to n - 1."""
     return torch.logit((ranks.double() + 0.5) / n)
 
 
