@@ -79,8 +79,9 @@ def command_lines(report: Report, share: float) -> None:
     draw()
     for start in range(0, len(lines), _TOGETHER):
         some = lines[start : start + _TOGETHER]
-        out = run(partial(_checked, some), timeout=60).out.splitlines()
+        out = run(partial(_checked, some), timeout=300).out.splitlines()
         found = [Ended(*json.loads(line.partition("\t")[2])) for line in out if line.startswith("line\t")]
+        print(f"command lines: {report.tried} of {len(lines)}", file=sys.stderr, flush=True)
         for changes, ended in zip_longest(some, found):
             if ended is None:
                 ended = _alone(changes)
@@ -90,7 +91,7 @@ def command_lines(report: Report, share: float) -> None:
 
 def _alone(changes: list[list[str]]) -> Ended:
     """Check a command line in a child of its own."""
-    ended = run(partial(_checked, [changes]), timeout=60)
+    ended = run(partial(_checked, [changes]), timeout=120)
     line = next((line for line in ended.out.splitlines() if line.startswith("line\t")), None)
     return ended if line is None else Ended(*json.loads(line.partition("\t")[2]))
 
