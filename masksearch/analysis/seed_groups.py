@@ -27,7 +27,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Name of a group of results in tables and legends: its method, and what tells it from other groups."""
+        """Name of a group of results in tables and legends: method, and settings that differ between groups."""
         return ", ".join(filter(None, [name_of(self.method, self.learned), self.label]))
 
     @property

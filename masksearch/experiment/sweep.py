@@ -68,8 +68,8 @@ def run_sweep(
         done = {cell.folder for cell in cells if is_done(path / cell.folder)}
         to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
         unfinished = {cell.folder for cell in to_do}
-        for part in loaded:
-            check_latency_bounds([c for c in part.cells if c.folder in unfinished], part.space, part.data, device)
+        for own in loaded:
+            check_latency_bounds([c for c in own.cells if c.folder in unfinished], own.space, own.data, device)
         waiting = list(_groups(loaded, to_do, known))
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device, idle=not waiting)
         used, given = [part.settings.as_dict() for part in loaded], [part.as_dict() for part in parts]

@@ -181,17 +181,13 @@ def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
                 "searches score masks of untrained weights (found at 0): --find-at end gives searches the trained "
                 "weights."
             )
-        if search.find_at == best.find_at == "end":
-            metric, gap = search.metric, search.accuracy_gap
-            if metric.score(search.untrained.mean) > metric.score(best.untrained.mean):
+        if search.find_at == best.find_at == "end" and search.rounds and best.rounds:
+            own, theirs = (row.rounds[-1].moments["found"].accuracy for row in (search, best))
+            if search.metric.score(own.mean) > search.metric.score(theirs.mean):
+                one, two = (value.plain(f".{search.metric.digits}f", search.metric.scale) for value in (own, theirs))
                 return (
-                    f"{other} leads before retraining, {first} after it: the search scores masks without training, and "
+                    f"{other} leads with the weights at which masks were found ({search.metric.name} {one}, {first} "
+                    f"{two}), {first} leads after retraining: the search scores masks without retraining them; "
                     "--objective short_training scores them after some steps of training."
-                )
-            if gap.mean > 0:
-                return (
-                    f"{first} leads {other} before and after retraining: the search fits its examples too closely "
-                    f"(optimism gap {gap.plain('+.3g', metric.scale)}{' points' * metric.is_accuracy}), and "
-                    "--search-examples gives it more of them."
                 )
     return ""

@@ -1,10 +1,13 @@
-"""Choice of the path to a masked network's logits: the fastest valid one, and the reason."""
+"""Choice of the path to a masked network's logits, with the reason; functions of a mask's value."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.protocol import Proposal
+from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.objectives import CustomObjective, LogitObjective, Objective
 from masksearch.scoring.paths.batched import BatchedMasks, is_small, supports_batching
 from masksearch.scoring.paths.compact import CompactPath
@@ -15,6 +18,7 @@ from masksearch.scoring.paths.reference import Path, ReferencePath
 from masksearch.scoring.probe import Probe
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task
+from masksearch.utils.ranks import ranks
 
 
 def reason_for_reference(
@@ -76,3 +80,36 @@ def choose_batched(
     if not supports_batching(model, space, objective, images[:2], labels[:2]):
         return None
     return BatchedMasks(model, space, images, batch_size)
+
+
+# Functions of a proposed mask's value, for each kind of objective. They don't hold the scorer: a circle of references
+# would keep its tensors in memory for longer.
+
+
+def value_of_logits(
+    objective: LogitObjective, path: Path, labels: Tensor, n_joined: int | None
+) -> Callable[[Proposal], float]:
+    """Return a function of a proposal: the objective of its logits.
+
+    Logits are joined over the shares of all ranks if ``n_joined`` examples are given.
+    """
+
+    @torch.no_grad()
+    def value(proposal: Proposal) -> float:
+        logits = path.logits(proposal)
+        return float(objective(logits if n_joined is None else ranks().joined(logits, n_joined), labels))
+
+    return value
+
+
+def value_of_network(
+    objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
+) -> Callable[[Proposal], float]:
+    """Return a function of a proposal: the objective of the masked network on all examples."""
+
+    def value(proposal: Proposal) -> float:
+        inputs, targets = examples.whole()
+        with space.applied(model, proposal.mask):
+            return float(objective(model, inputs, targets))
+
+    return value

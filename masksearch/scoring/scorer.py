@@ -17,8 +17,14 @@ from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import LogitMeasure, Measure, new_measure
-from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, objective_row
-from masksearch.scoring.path_choice import choose_batched, choose_path, reason_for_reference
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, objective_row
+from masksearch.scoring.path_choice import (
+    choose_batched,
+    choose_path,
+    reason_for_reference,
+    value_of_logits,
+    value_of_network,
+)
 from masksearch.scoring.paths.any_task import AnyTaskPath, DenseOutputs
 from masksearch.scoring.paths.batched import BatchedMasks, batched_objective
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
@@ -177,7 +183,7 @@ class Scorer:
         if self._row.of_network is not None:
             extras = {"task": self._task} if self._row.takes_task else {}
             objective = partial(self._row.of_network, **extras)
-            self._value = _value_of_network(objective, self._model, self.space, self._examples)
+            self._value = value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
             if not isinstance(calibration, Reconstruction | LayerLevels):
                 calibration = Reconstruction(self._model, self.space, calibration)
@@ -197,7 +203,7 @@ class Scorer:
             if self._held.gathers_logits:
                 self._labels, n_joined = to_device(self._split.targets, self._device), self._n_examples
             self._path, self._why = choose_path(self._model, self.space, images, self._batch_size, self._fast)
-            self._value = _value_of_logits(measure, self._path, self._labels, n_joined)
+            self._value = value_of_logits(measure, self._path, self._labels, n_joined)
             self._path_name = self._path.name
             wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
             if wanted > 1 and not self._held.gathers_logits:
@@ -334,31 +340,3 @@ class Scorer:
             return LogitMeasure(row.of_logits, task)
         assert row.of_task is not None
         return new_measure(row.of_task, task)
-
-
-# Functions of a proposed mask's value, for each kind of objective. They don't hold the scorer: a circle of references
-# would keep its tensors in memory for longer.
-
-
-def _value_of_logits(
-    objective: LogitObjective, path: Path, labels: Tensor, n_joined: int | None
-) -> Callable[[Proposal], float]:
-    """Return a function of logits, which are joined over the shares of all ranks if ``n_joined`` examples are given."""
-
-    @torch.no_grad()
-    def value(proposal: Proposal) -> float:
-        logits = path.logits(proposal)
-        return float(objective(logits if n_joined is None else ranks().joined(logits, n_joined), labels))
-
-    return value
-
-
-def _value_of_network(
-    objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
-) -> Callable[[Proposal], float]:
-    def value(proposal: Proposal) -> float:
-        inputs, targets = examples.whole()
-        with space.applied(model, proposal.mask):
-            return float(objective(model, inputs, targets))
-
-    return value

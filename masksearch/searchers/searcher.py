@@ -49,7 +49,7 @@ class Searcher(ABC):
     """Whether the problem must have an ``energy``, which is an estimate of the damage by a mask without scoring it."""
 
     takes_criterion_start: ClassVar[bool] = True
-    """Whether a search on trained weights starts, unless told otherwise, from the mask of a criterion."""
+    """Whether a search on trained weights starts from the mask of a criterion by default."""
 
     problem: Problem
     generator: torch.Generator
@@ -157,7 +157,7 @@ class Searcher(ABC):
 
     @property
     def supports_late_scores(self) -> bool:
-        """Whether scores may be told in any order, as parallel workers finish, not only for all proposals at once."""
+        """Whether :meth:`tell` accepts scores in any order, as parallel workers finish, not only all at once."""
         return False
 
     @property

@@ -128,12 +128,12 @@ class SizedCalls:
         self._running: list[_Resize] = []
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
-        """Begin to correct the sizes in calls of ``view`` and the like, before the module's forward pass."""
+        """Begin to correct the sizes in calls of ``view`` and similar functions, before the module's forward pass."""
         self._running.append(_Resize(self.shares))
         self._running[-1].__enter__()
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Stop correcting the sizes in calls of ``view`` and the like, after the module's forward pass or its error."""
+        """Stop correcting the sizes in calls of ``view`` and similar functions, after the module's forward."""
         if self._running:
             self._running.pop().__exit__(None, None, None)
 

@@ -25,8 +25,8 @@ class SupermaskSettings:
     lr: float | None = None
     """Initial learning rate of the scores; if not given, the rate that the method's paper uses."""
     rescale: bool = True
-    """Multiply kept weights by a factor while scores are learned, as in the papers; otherwise logits are too small to
-    learn."""
+    """Multiply kept weights by a factor while scores are learned, as in the papers.
+    Otherwise logits are too small to learn."""
 
     def __post_init__(self) -> None:
         check_numbers(self, epochs=1_000_000, lr=1e6)

@@ -194,5 +194,5 @@ class _Actor:
         return messages
 
     def run(self, job: Job) -> None:
-        """Run a job, and put its messages into a queue. The last message tells that the job is done or has failed."""
+        """Run a job, and put its messages into a queue. The last message says whether the job has failed."""
         self._messages.put(end_of(self._runner, job))
