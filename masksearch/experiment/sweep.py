@@ -54,8 +54,8 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     check_parts(parts)
     device = prepare(parts[0].run)
-    for part in parts:
-        check_sync_batchnorm(part.train, device)
+    for each in parts:
+        check_sync_batchnorm(each.train, device)
     check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]
