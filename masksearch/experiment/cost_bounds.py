@@ -39,8 +39,8 @@ def check_cost_bound(cell: Cell, space: NetworkSpace) -> None:
     else:
         value, remedy = cell.sparsity, f"at most {math.floor((1 - share) * 1000) / 1000:g}"
     raise InputError(
-        f"{sweep.sized_by}: {value:g}; the smallest network of this {space.describe()} has {share:.4g} of the dense "
-        f"network's {_NAMES[amount.hold]}; give {remedy}"
+        f"{sweep.sized_by}: {value:g}; the smallest network of the {space.granularity} space has {share:.4g} of the "
+        f"dense network's {_NAMES[amount.hold]}; give {remedy}"
     )
 
 
@@ -59,6 +59,6 @@ def check_latency_bounds(cells: Sequence[Cell], space: NetworkSpace, data: Data,
     share = min(measure(smallest) for _ in range(_MEASUREMENTS))
     if share > _TOLERANCE * min(bounds):
         raise InputError(
-            f"max_latency: {min(bounds):g}; the smallest network of this {space.describe()} takes {share:.3g} of the "
-            f"dense network's time; give at least {math.ceil(share * 100) / 100:g}"
+            f"max_latency: {min(bounds):g}; the smallest network of the {space.granularity} space takes {share:.3g} of "
+            f"the dense network's time; give at least {math.ceil(share * 100) / 100:g}"
         )

@@ -227,8 +227,15 @@ WRONG = {
     "max_latency: filter_l1 has no latency bounds; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},
     "max_macs: optuna_nsga2 searches a front in one round": {"schedule": ["iterative"]},
     "warm_start: fpgm; with max_macs optuna_nsga2 starts at several costs": {"warm_start": "fpgm"},
-    "max_params: 0.04; the smallest network of this .* has 0.04061 of the dense network's parameters; give at least "
-    "0.041": {"max_macs": [], "max_params": [0.04]},
+    "max_params: 0.04; the smallest network of the filter space has 0.04058 of the dense network's parameters; "
+    "give at least 0.041": {"max_macs": [], "max_params": [0.04]},
+    "max_params: 0.04; the smallest network": {"max_macs": [], "max_params": [0.04], "methods": ["filter_l1"]},
+    "sparsity: 0.97; the smallest network .* give at most 0.9": {
+        "max_macs": [],
+        "sparsity": [0.97],
+        "hold": "params",
+        "methods": ["annealing"],
+    },
 }
 
 
@@ -238,6 +245,14 @@ def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
         run_sweep(settings_in(tmp_path, **CAPPED | WRONG[message]))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_latency_bound_far_below_the_smallest_network_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("masksearch.experiment.cost_bounds.LatencyShare", lambda *_: lambda mask: 0.9)
+    flat = CAPPED | {"max_macs": [], "max_latency": [0.5], "methods": ["optuna_random"]}
+    with pytest.raises(InputError, match=r"takes 0.9 of the dense network's time; give at least 0.9"):
+        run_sweep(settings_in(tmp_path, **flat))
+    assert not (tmp_path / "runs" / "dense").exists()
 
 
 def test_which_searchers_have_fronts(tmp_path):
