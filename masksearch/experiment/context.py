@@ -13,6 +13,7 @@ from masksearch.experiment.cell import Cell
 from masksearch.experiment.results import DenseResult
 from masksearch.experiment.settings.combined import Settings
 from masksearch.models import build_model
+from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.spaces import NetworkSpace
 from masksearch.training.duration import Duration
@@ -37,7 +38,7 @@ class CellContext:
     data: Data
     dense: DenseNetwork
     device: torch.device
-    reconstructions: list[Reconstruction] = field(default_factory=list)  # the last repair: Gram matrices take long
+    repairs: list[Reconstruction | LayerLevels] = field(default_factory=list)  # the last one: Gram matrices take long
 
     @property
     def settings(self) -> Settings:

@@ -12,6 +12,8 @@ from masksearch.data import load_data
 from masksearch.experiment import run_sweep
 from masksearch.models import build_model
 from masksearch.pruning.gram_matrices import calibration_inputs
+from masksearch.pruning.one_shot import LayerLevels, block_weights
+from masksearch.searching.history_store import read_rows
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
@@ -124,3 +126,17 @@ WRONG = {
 def test_settings_that_do_not_go_with_pruning_by_blocks(message, tmp_path):
     with pytest.raises(InputError, match=message):
         settings_in(tmp_path, **{"methods": ["wanda"]} | TEXT | WRONG[message])
+
+
+def test_a_search_scores_networks_that_sparsegpt_has_pruned(tmp_path):
+    flat = {"methods": ["random_search"], "saliencies": ["wanda"], "objective": "reconstructed", "budget": 6}
+    [cell] = swept(tmp_path, **flat)
+    data = load_data("standard_library", text_length=16, train_examples=48, val_examples=16, search_examples=8)
+    dense = build_model(TEXT["model"], data)
+    dense.load_state_dict(cell.moment("end"))
+    space = block_weights(dense, data.example(2))
+    inputs = calibration_inputs(data.train, 24, torch_generator(0, "calibration"))
+    scorer = ms.Scorer(dense, space, data.search, "reconstructed", calibration=LayerLevels(dense, space, inputs))
+    # The mask of the result keeps as many weights of each layer as the best mask of the search.
+    expected = scorer(Mask.load(cell.folder / "mask.safetensors", space)).value
+    assert max(trial.score.value for trial in read_rows(cell.folder)) == pytest.approx(expected, rel=1e-3)

@@ -13,8 +13,10 @@ from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.models import build_model
 from masksearch.pruning.gram_matrices import calibration_inputs
+from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction, reconstruct
 from masksearch.schedules.in_training import Gradual, Kind, Regrowing
+from masksearch.spaces import NMSpace, WeightSpace
 from masksearch.training import TrainSettings, optimizer_steps
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
@@ -25,7 +27,7 @@ __all__ = [
     "calibration",
     "mask_schedule",
     "reconstructed_weights",
-    "reconstruction_of",
+    "repair_of",
     "rewound_weights",
     "same_weights",
     "training_plan",
@@ -117,12 +119,16 @@ def calibration(context: CellContext) -> list[Any]:
     return calibration_inputs(context.data.train, context.settings.scoring.calibration_examples, generator)
 
 
-def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
-    """Return an object that can repair ``model`` by least squares after pruning by any mask."""
-    kept = context.reconstructions
+def repair_of(context: CellContext, model: nn.Module) -> Reconstruction | LayerLevels:
+    """Return an object that repairs ``model`` under any mask: by SparseGPT if blockwise, otherwise by least squares."""
+    kept, space = context.repairs, context.space
     weights = model.state_dict()
     if not kept or not same_weights(kept[0].dense.state_dict(), weights):
-        kept[:] = [Reconstruction(model, context.space, calibration(context))]
+        by_block = context.settings.schedules.reconstruct == "blockwise"
+        if by_block and isinstance(space, WeightSpace) and not isinstance(space, NMSpace):
+            kept[:] = [LayerLevels(model, space, calibration(context))]
+        else:
+            kept[:] = [Reconstruction(model, space, calibration(context))]
     return kept[0]
 
 
@@ -134,7 +140,7 @@ def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) ->
     if context.settings.schedules.reconstruct == "sequential":
         repaired = reconstruct(model, context.space, mask, calibration(context), sequential=True)
     else:
-        repaired = reconstruction_of(context, model)(mask)
+        repaired = repair_of(context, model)(mask)
     return {name: tensor.cpu() for name, tensor in repaired.state_dict().items()}
 
 

@@ -56,14 +56,14 @@ class LayerLevels:
         self, model: nn.Module, space: WeightSpace, examples: Nested | Iterable[Nested], method: str = "sparsegpt"
     ) -> None:
         self.space, self.method = space, choose("method", method, list(METHODS))
-        self._dense = copy_network(model).eval()
+        self.dense = copy_network(model).eval()
         batches = calibration_batches(examples, device_of(model))
-        found = {layer.name: layer for layer in matrix_layers(self._dense, batches[0])}
+        found = {layer.name: layer for layer in matrix_layers(self.dense, batches[0])}
         others = [layer.name for layer in space.layers if layer.name not in found]
         if others:
             raise InputError(f"space: layer {others[0]!r} is not called; name it in the space's exclude=")
         self._layers = {layer.name: found[layer.name] for layer in space.layers}
-        grams = gram_matrices(self._dense, self._dense, list(self._layers.values()), batches)
+        grams = gram_matrices(self.dense, self.dense, list(self._layers.values()), batches)
         self._grams = {name: _whole(grams.pop(name)) for name in self._layers}
         self._cached: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._n_cached = 0
@@ -78,7 +78,7 @@ class LayerLevels:
             If the mask is of another space.
         """
         self.space.check_mask(mask)
-        network = copy_network(self._dense)
+        network = copy_network(self.dense)
         for layer, n_kept in zip(self.space.layers, mask.kept_per_layer().values(), strict=True):
             if n_kept < layer.size:
                 self._layers[layer.name].store(
@@ -92,7 +92,7 @@ class LayerLevels:
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]
-        matrix = self._layers[name].matrix(self._dense.get_submodule(name))
+        matrix = self._layers[name].matrix(self.dense.get_submodule(name))
         new = matrix.clone()
         for group, gram in enumerate(self._grams[name]):
             _, new[group, :, :-1] = METHODS[self.method](matrix[group, :, :-1], gram, Kept(density))
