@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from masksearch.models.blocks import Shape
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
+from masksearch.models.mobilenet import mobilenet_v2
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
 from masksearch.utils.errors import InputError, check_type, first_line
@@ -62,6 +63,7 @@ MODELS: Table[ModelRow] = Table(
             f"resnetb{n}": ModelRow(partial(bottleneck_resnet, depth=n), f"ResNet-{n} for 32x32, bottlenecks")
             for n in (20, 29, 47, 56, 110)
         },
+        "mobilenet_v2": ModelRow(mobilenet_v2, "MobileNetV2 for 32x32, inverted bottlenecks"),
     },
 )
 
