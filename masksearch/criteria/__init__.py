@@ -12,6 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.blocks import block_cosine
+from masksearch.criteria.brain_surgeon import sparsegpt_costs, sparsegpt_mask
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
@@ -174,6 +175,15 @@ CRITERIA: Table[Criterion] = Table(
             "|w| x norm of the weight's input, compared within an output (Sun et al. 2024)",
             weights="trained",
             needs_batches=True,
+        ),
+        "sparsegpt": Criterion(
+            sparsegpt_costs,
+            "error after the optimal-brain update, in blocks of columns of a layer (Frantar and Alistarh 2023)",
+            weights="trained",
+            needs_batches=True,
+            unlabelled=True,
+            scope="layerwise",
+            rearrange=sparsegpt_mask,
         ),
         "block_cosine": Criterion(
             block_cosine,

@@ -21,6 +21,7 @@ __all__ = [
     "by_magnitude",
     "outlier_share",
     "relative_error",
+    "removal_costs",
     "sparsegpt",
     "wanda",
     "wanda_ranks",
@@ -130,6 +131,14 @@ def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]
         weight[:, start:stop] = block * chosen
         weight[:, stop:] -= moved @ factor[start:stop, stop:]
     return keep, weight
+
+
+def removal_costs(weight: Tensor, gram: Tensor) -> Tensor:
+    """Return SparseGPT's cost of pruning each entry of a layer's weight, where no other entry is pruned: (out, k).
+
+    It is (w_ij / U_jj)^2, with U as in :func:`sparsegpt`.
+    """
+    return (weight / _inverse_factor(gram).diagonal()).square()
 
 
 def weight_shaped(matrix: Tensor, layer: MatrixLayer, shape: Sequence[int]) -> Tensor:
