@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
-from masksearch.pruning.reconstruction import Reconstruction
+from masksearch.pruning.gram_matrices import calibration_batches
+from masksearch.pruning.reconstruction import Reconstruction, reconstruct
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure, logit_measure, new_measure
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, Objective
@@ -78,8 +79,8 @@ class Scorer:
         attribute of this name is 1 where the network or the objective allows no more.
     calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, or Reconstruction
         Inputs for the repair of masked networks, as for :func:`masksearch.reconstruct`: some hundred training examples,
-        none of them in the split. A ``Reconstruction`` of the network has them. The objective ``"reconstructed"`` needs
-        them, and no other objective takes them.
+        none of them in the split. A ``Reconstruction`` of the network has them. The objectives ``"reconstructed"`` and
+        ``"reconstructed_sequential"`` need them, and no other objective takes them.
 
     Raises
     ------
@@ -180,11 +181,8 @@ class Scorer:
             objective = partial(self._row.of_network, **extras)
             self._value = _value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
-            if not isinstance(calibration, Reconstruction):
-                calibration = Reconstruction(self._model, self.space, calibration)
-            repaired, dense = calibration, DenseOutputs(self._model, self._task)
             self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
-            self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
+            self._score_any_task(self._repair(calibration), DenseOutputs(self._model, self._task))
         elif self._why or measure is None:
             compares = self._row.of_task == "distance"
             self._score_any_task(
@@ -204,6 +202,20 @@ class Scorer:
             self.masks_per_pass = 1 if self._batched is None else wanted
             if self._fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 self._accuracy = Accuracy(self._path, self._reference(), self._labels)
+
+    def _repair(
+        self, calibration: Nested | Iterable[Nested] | Reconstruction
+    ) -> Callable[[Mask], AbstractContextManager[nn.Module]]:
+        """Return a function from a mask to a context manager of the repaired network."""
+        if self._row.sequential:
+            given = calibration.batches if isinstance(calibration, Reconstruction) else calibration
+            batches = calibration_batches(given, self._device)
+            return lambda mask: nullcontext(reconstruct(self._model, self.space, mask, batches, sequential=True))
+        if isinstance(calibration, Reconstruction):
+            repair = calibration
+        else:
+            repair = Reconstruction(self._model, self.space, calibration)
+        return lambda mask: nullcontext(repair(mask, small=True))
 
     def _score_any_task(
         self, masked: Callable[[Mask], AbstractContextManager[nn.Module]], dense: DenseOutputs | None

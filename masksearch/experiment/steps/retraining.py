@@ -22,6 +22,7 @@ from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = [
     "TrainingPlan",
+    "calibration_of",
     "mask_schedule",
     "reconstructed_weights",
     "reconstruction_of",
@@ -110,7 +111,7 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
     return context.dense.weights[str(rewind)]
 
 
-def _calibration(context: CellContext) -> list[Any]:
+def calibration_of(context: CellContext) -> list[Any]:
     """Return batches of training inputs for least-squares repair; they are equal for all methods of a seed."""
     generator = torch_generator(context.cell.seed, "calibration")
     return calibration_inputs(context.data.train, context.settings.scoring.calibration_examples, generator)
@@ -121,7 +122,7 @@ def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
     kept = context.reconstructions
     weights = model.state_dict()
     if not kept or not same_weights(kept[0].dense.state_dict(), weights):
-        kept[:] = [Reconstruction(model, context.space, _calibration(context))]
+        kept[:] = [Reconstruction(model, context.space, calibration_of(context))]
     return kept[0]
 
 
@@ -131,7 +132,7 @@ def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) ->
     model.load_state_dict(weights)
     model.to(context.device)
     if context.settings.schedules.reconstruct == "sequential":
-        repaired = reconstruct(model, context.space, mask, _calibration(context), sequential=True)
+        repaired = reconstruct(model, context.space, mask, calibration_of(context), sequential=True)
     else:
         repaired = reconstruction_of(context, model)(mask)
     return {name: tensor.cpu() for name, tensor in repaired.state_dict().items()}
