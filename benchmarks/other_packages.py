@@ -4,10 +4,10 @@
         --methods tp_l1 tp_group_norm tp_isomorphic modelopt_fastnas --name other_packages
     python -m benchmarks.collect --into other_packages runs/other_packages_global
 
-The packages (pip install torch-pruning nvidia-modelopt) choose the filters. As this is a plugin, all else is as for
-every other method of the sweep: the same dense networks, calibration images, repair, fine-tuning and evaluation. A
-finished cell is not run again, so the same command continues on another day. Run it where ``runs`` has the dense
-networks.
+The packages choose the filters (pip install torch-pruning nvidia-modelopt torchprofile==0.0.4; later versions of
+torchprofile do not fit Model Optimizer 0.47). As this is a plugin, all else is as for every other method of the sweep:
+the same dense networks, calibration images, repair, fine-tuning and evaluation. A finished cell is not run again, so
+the same command continues on another day. Run it where ``runs`` has the dense networks.
 
 Torch-Pruning removes channels in 100 steps, and rates them anew at each step. Its order of removal is the saliency, and
 the mask is the longest part of that order that the share of the MACs allows. FastNAS searches with that share as its
@@ -133,7 +133,6 @@ def modelopt_fastnas(
     loss: Any = None,
 ) -> Mask:
     """Return the mask of the subnet that FastNAS of Model Optimizer finds with as many MACs as ``mask`` has."""
-    import modelopt.torch.nas as mtn
     import modelopt.torch.prune as mtp
 
     inputs = [batch.cpu() for batch in input_batches(batches, "modelopt_fastnas")]
@@ -157,9 +156,14 @@ def modelopt_fastnas(
         mode=[("fastnas", rules)],
         constraints={"flops": f"{100 * space.share(mask, 'macs'):.4f}%"},
         dummy_input=inputs[0][:1],
-        config={"data_loader": inputs, "collect_func": lambda batch: batch, "score_func": score},
+        config={
+            "data_loader": inputs,
+            "collect_func": lambda batch: batch,
+            "score_func": score,
+            "max_iter_data_loader": len(inputs),
+        },
     )
-    return Mask(space, kept_units(space, dense, mtn.export(small)))
+    return Mask(space, kept_units(space, dense, small))
 
 
 def _example(batches: Batches) -> Tensor:

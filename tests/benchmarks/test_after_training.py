@@ -118,7 +118,7 @@ def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name):
         load_plugins(["benchmarks.other_packages"])
         amount = ms.Amount(0.73, hold="macs", scope="global", on_empty="keep_one")
         mask = ms.criteria.select(name, model, space, data.train, amount)
-    assert 0.4 < space.share(mask, "macs") <= 0.73
+    assert 0.3 < space.share(mask, "macs") <= 0.73
     assert not mask.empty_layers()
 
 
