@@ -11,9 +11,10 @@ the same command continues on another day. Run it where ``runs`` has the dense n
 
 Torch-Pruning removes channels in 100 steps, and rates them anew at each step. Its order of removal is the saliency, and
 the mask is the longest part of that order that the share of the MACs allows. FastNAS searches with that share as its
-constraint, on the calibration images: a subnet's score is minus its divergence from the dense outputs, with BatchNorm
-statistics computed anew. Both packages return smaller networks. A kept channel is found again by the scale and shift of
-its BatchNorm, so the networks need BatchNorm after each convolution whose filters are pruned.
+constraint, on the calibration images: a subnet's score is minus its divergence from the dense outputs. The score
+computes BatchNorm statistics anew; the package warns, because it does so itself only from 50 batches on. Both return
+smaller networks. A kept channel is found again by the scale and shift of its BatchNorm, so the networks need BatchNorm
+after each convolution whose filters are pruned.
 """
 
 import copy

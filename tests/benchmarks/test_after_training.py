@@ -15,6 +15,7 @@ from benchmarks.rows import read_csv
 from masksearch.experiment import Settings, load_recipe, run_sweep
 from masksearch.experiment.sweep_grid import grid
 from masksearch.plugin import load_plugins, scoped
+from masksearch.pruning.reconstruction import Reconstruction, recalibrate
 from masksearch.utils.files import read_json, write_json
 
 SMALL = {
@@ -108,9 +109,10 @@ METHODS = ["tp_l1", "tp_group_norm", "tp_isomorphic", "modelopt_fastnas"]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name):
+def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name, monkeypatch):
     pytest.importorskip("modelopt.torch.prune" if "modelopt" in name else "torch_pruning")
     other_packages = importlib.import_module("benchmarks.other_packages")
+    monkeypatch.setattr(other_packages, "STEPS", 20)
     model, space, data = trained()
     mask = space.random(0.5, "layerwise", torch.Generator().manual_seed(0))
     assert torch.equal(other_packages.kept_units(space, model, ms.prune(model, space, mask)), mask.bits)
@@ -122,8 +124,9 @@ def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name):
     assert not mask.empty_layers()
 
 
-def test_methods_of_other_packages_run_on_the_dense_networks_of_the_sweep(folders):
+def test_methods_of_other_packages_run_on_the_dense_networks_of_the_sweep(folders, monkeypatch):
     pytest.importorskip("torch_pruning")
+    monkeypatch.setattr(importlib.import_module("benchmarks.other_packages"), "STEPS", 20)
     before = set((folders[0].parent / "dense").iterdir())
     with scoped():
         own = {"plugin": ["benchmarks.other_packages"], "methods": ["tp_l1"], "scope": "global", "seeds": 1}
@@ -131,6 +134,21 @@ def test_methods_of_other_packages_run_on_the_dense_networks_of_the_sweep(folder
         result = run_sweep(Settings().updated(settings, "test"))
     assert [cell.method for cell in result.cells] == ["tp_l1"]
     assert set((folders[0].parent / "dense").iterdir()) == before
+
+
+def test_inverted_bottlenecks_are_ranked_by_energy_and_repaired():
+    model = ms.build_model("mobilenet_v2:0.1", (1, 8, 8), seed=0)
+    inputs = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    recalibrate(model.eval(), [inputs])
+    space = ms.filter_space(model, inputs[:1])
+    energy = ms.repair_energy(model, space, inputs)
+    amount = ms.Amount(0.5, hold="macs", scope="layerwise", on_empty="keep_one")
+    best, worst = (space.top_k(sign * energy.saliency(), amount) for sign in (1, -1))
+    assert energy(best) < energy(worst)
+    errors = Reconstruction(model, space, inputs).errors(best)
+    assert len(errors) > 20  # expansions and projections; depthwise convolutions lose no inputs
+    assert not any(name.endswith("conv2") for name in errors)
+    assert all(0 <= error < 1 for error in errors.values())
 
 
 def test_scales_of_the_recipe_share_what_is_compared():
