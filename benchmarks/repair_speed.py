@@ -1,11 +1,12 @@
 """What a score by the objective ``reconstructed`` costs beside a masked forward pass: ResNet-20, 1,000 images.
 
-    python benchmarks/repair_speed.py [--masks 5] [--images 1000]
+    python benchmarks/repair_speed.py [--masks 5] [--images 1000] [--sequential 0.3]
 
 CPU seconds of one thread, measured in turn for every mask: the masked network of full size, the network without the
 removed filters with folded BatchNorm, and the repair with its score, the first time (``new``: every layer is solved)
 and again (``known``: solutions are cached). Ratios are medians over random masks of uniform densities. Weights are
-random, which changes no time.
+random, which changes no time. ``--sequential SHARE`` times one score after independent and one after sequential repair
+instead, of masks with that share of the MACs.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--masks", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--sequential", type=float, metavar="SHARE", help="time one score after sequential repair")
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -52,6 +54,11 @@ def main() -> None:
     def draw(share: float) -> ms.Mask:
         return space.random(ms.Amount(share, hold="macs", scope="layerwise", on_empty="keep_one"), generator=generator)
 
+    if given.sequential is not None:
+        sequential = ms.Scorer(model, space, split, "reconstructed_sequential", calibration=repair)
+        times = [seconds(scorer, draw(given.sequential)) for scorer in (scorers["repaired"], sequential)]
+        print(f"{100 * given.sequential:g} % of the MACs: independent {times[0]:.1f} s, sequential {times[1]:.1f} s")
+        return
     for scorer in scorers.values():
         scorer(draw(0.5))
     print(f"torch {torch.__version__}, 1 thread, CPU time; Gram matrices once: {setup:.1f} s\n")

@@ -12,6 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.blocks import block_cosine
+from masksearch.criteria.brain_surgeon import sparsegpt_mask
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, energy, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
@@ -186,9 +187,12 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "sparsegpt": Criterion(
             sparsegpt,
-            "squared output error after SparseGPT's update of other weights (Frantar and Alistarh 2023)",
+            "squared output error after the optimal-brain update, in blocks of columns (Frantar and Alistarh 2023)",
             weights="trained",
             needs_batches=True,
+            unlabelled=True,
+            scope="layerwise",
+            rearrange=sparsegpt_mask,
         ),
         "block_cosine": Criterion(
             block_cosine,

@@ -15,6 +15,7 @@ from masksearch.utils.nested import as_nested, describe, n_examples, take, tenso
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
+
 __all__ = ["RawImages", "Split", "balanced_batch", "content_digest", "stratified_order"]
 
 

@@ -19,6 +19,7 @@ from masksearch.models.blocks import Shape
 from masksearch.models.byte_gpt import byte_gpt
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.hugging_face import from_transformers
+from masksearch.models.mobilenet import mobilenet_v2
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
 from masksearch.utils.errors import InputError, check_type, first_line
@@ -67,6 +68,7 @@ MODELS: Table[ModelRow] = Table(
             for n in (20, 29, 47, 56, 110)
         },
         "byte_gpt": ModelRow(byte_gpt, "text: GPT on bytes, 6 blocks of width 256", task="language_model"),
+        "mobilenet_v2": ModelRow(mobilenet_v2, "MobileNetV2 for 32x32, inverted bottlenecks"),
     },
 )
 

@@ -9,7 +9,6 @@ from torch import nn
 
 __all__ = ["Named", "Shape", "chain", "flat_size", "glorot_normal", "he_normal", "scaled"]
 
-
 Shape = tuple[int, int, int]  # channels, height, width of an image
 Named = tuple[str, nn.Module]
 

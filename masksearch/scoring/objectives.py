@@ -129,6 +129,7 @@ class Objective:
     of_task: TaskObjective | None = None
     takes_task: bool = False  # whether of_network has a parameter task, for the task of the split
     reconstructs: bool = False  # whether masked networks are repaired on calibration examples before they are measured
+    sequential: bool = False  # whether that repair solves each layer on the outputs of the repaired layers before it
 
     def fits(self, task: Task) -> bool:
         """Return whether this objective can be computed from the network outputs of a task."""
@@ -156,6 +157,12 @@ OBJECTIVES: Table[Objective] = Table(
             "minus the distance to the dense network's outputs (classes: KL) after least-squares repair of the mask",
             of_task="distance",
             reconstructs=True,
+        ),
+        "reconstructed_sequential": Objective(
+            "the same after sequential repair, which solves each layer on the outputs of the repaired layers before it",
+            of_task="distance",
+            reconstructs=True,
+            sequential=True,
         ),
         "short_training": Objective("minus the loss after a few steps of the ticket's training", of_training="val"),
         "training_loss": Objective(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.pruning.gram_matrices import calibration_batches
 from masksearch.pruning.one_shot import LayerLevels
-from masksearch.pruning.reconstruction import Reconstruction
+from masksearch.pruning.reconstruction import Reconstruction, reconstruct
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import LogitMeasure, Measure, new_measure
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, objective_row
@@ -82,8 +83,8 @@ class Scorer:
     calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, Reconstruction or LayerLevels
         Inputs for the repair of masked networks, as for :func:`masksearch.reconstruct`: some hundred training examples,
         none of them in the split. A ``Reconstruction`` of the network has them. With ``LayerLevels``, masks of weights
-        only choose the layers' densities, and SparseGPT prunes the layers. The objective ``"reconstructed"`` needs
-        ``calibration``, and no other objective takes it.
+        only choose the layers' densities, and SparseGPT prunes the layers. The objectives ``"reconstructed"`` and
+        ``"reconstructed_sequential"`` need ``calibration``, and no other objective takes it.
 
     Raises
     ------
@@ -134,7 +135,7 @@ class Scorer:
         self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
         self.masks_per_pass = 1
-        self._repair: Reconstruction | LayerLevels | None = None
+        self._repair: Reconstruction | LayerLevels | list[Nested] | None = None
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split, self._loss, self._fast = split, loss, fast
         self._held = RankShare(split)
@@ -185,12 +186,8 @@ class Scorer:
             objective = partial(self._row.of_network, **extras)
             self._value = value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
-            if not isinstance(calibration, Reconstruction | LayerLevels):
-                calibration = Reconstruction(self._model, self.space, calibration)
-            self._repair = repaired = calibration
-            dense = DenseOutputs(self._model, self._task)
             self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
-            self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
+            self._score_any_task(self._repaired(calibration), DenseOutputs(self._model, self._task))
         elif self._why or measure is None:
             compares = self._row.of_task == "distance"
             self._score_any_task(
@@ -214,6 +211,19 @@ class Scorer:
             if self._fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 reference = ReferencePath(self._model, self.space, images, self._batch_size)
                 self._accuracy = Accuracy(self._path, reference, self._labels)
+
+    def _repaired(
+        self, calibration: Nested | Iterable[Nested] | Reconstruction | LayerLevels
+    ) -> Callable[[Mask], AbstractContextManager[nn.Module]]:
+        """Return a function from a mask to a context manager of the repaired network."""
+        if self._row.sequential:
+            given = calibration.batches if isinstance(calibration, Reconstruction) else calibration
+            batches = self._repair = calibration_batches(given, self._device)
+            return lambda mask: nullcontext(reconstruct(self._model, self.space, mask, batches, sequential=True))
+        if not isinstance(calibration, Reconstruction | LayerLevels):
+            calibration = Reconstruction(self._model, self.space, calibration)
+        repair = self._repair = calibration
+        return lambda mask: nullcontext(repair(mask, small=True))
 
     def _score_any_task(
         self, masked: Callable[[Mask], AbstractContextManager[nn.Module]], dense: DenseOutputs | None

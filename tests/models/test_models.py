@@ -28,6 +28,7 @@ PARAMETERS = {
     ("lenet5", CIFAR): 62_006,
     ("vgg16", CIFAR): 14_714_688 + 512 * 10 + 10,  # convolutions with biases, linear
     ("resnet18", CIFAR): 11_173_962,
+    ("mobilenet_v2", CIFAR): 2_236_682,  # as torchvision's with 10 classes
 }
 # He et al. 2016, table 6, in millions, to 10,000 (option B adds less than that)
 RESNETS = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7}
@@ -114,6 +115,32 @@ def test_vgg16_macs():
     model = build_model("vgg16", CIFAR)
     assert macs(model, CIFAR) == VGG16_MACS
     assert sum(VGG16_MACS) == 313_201_664
+
+
+# Sandler et al. 2018, table 2: expansion, channels, blocks, and the side of the outputs with the strides for CIFAR
+INVERTED = [
+    (1, 16, 1, 32),
+    (6, 24, 2, 32),
+    (6, 32, 3, 16),
+    (6, 64, 4, 8),
+    (6, 96, 3, 8),
+    (6, 160, 3, 4),
+    (6, 320, 1, 4),
+]
+
+
+def test_mobilenet_v2_macs():
+    expected, channels, side = [32 * 32 * 3 * 9 * 32], 32, 32
+    for expansion, filters, blocks, after in INVERTED:
+        for _ in range(blocks):
+            hidden = expansion * channels
+            expected += [side**2 * channels * hidden] * (expansion > 1)
+            side = after
+            expected += [side**2 * 9 * hidden, side**2 * hidden * filters]
+            channels = filters
+    expected += [4 * 4 * 320 * 1280, 1280 * 10]
+    assert macs(build_model("mobilenet_v2", CIFAR), CIFAR) == expected
+    assert sum(expected) == 87_976_448
 
 
 @pytest.mark.parametrize(("depth", "convolutions"), {11: 8, 13: 10, 16: 13, 19: 16}.items())

@@ -251,6 +251,19 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
         ms.one_shot(model, torch.full((16, 4), torch.nan), sparsity=0.5)
 
 
+def test_the_criterion_sparsegpt_gives_the_mask_of_its_function() -> None:
+    torch.manual_seed(0)
+    model, inputs = torch.nn.Sequential(torch.nn.Linear(160, 12)), torch.randn(200, 160) @ torch.randn(160, 160)
+    space, batches = ms.weight_space(model), [(part, None) for part in inputs.split(50)]
+    weight, gram = model[0].weight.detach().double(), (inputs.T @ inputs).double()
+    keep, _ = sparsegpt(weight, gram, Kept(0.3))
+    mask = ms.criteria.select("sparsegpt", model, space, batches, 0.3)
+    assert mask.n_kept == int(keep.sum())
+    assert (mask.bits.view(keep.shape) == keep).double().mean() > 0.99  # sums are in float32 there
+    plain = space.top_k(ms.criteria.saliency("sparsegpt", model, space, batches), 0.3)
+    assert (plain.bits.view(keep.shape) == keep).double().mean() < 0.99  # the update changes later blocks
+
+
 def test_the_criterion_wanda_gives_the_same_mask_for_one_layer() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 5)).eval()

@@ -69,6 +69,25 @@ def test_a_share_of_the_examples_is_scored_with_the_same_repair():
     assert score.images == 32
 
 
+def test_a_sequential_score_is_that_of_the_network_repaired_layer_after_layer():
+    model, calibration, inputs = convolutional(), images(256), images(100)
+    space, split = ms.filter_space(model, inputs[:1]), Split(inputs, torch.randint(0, 3, (100,)))
+    scorer = ms.Scorer(model, space, split, "reconstructed_sequential", calibration=calibration)
+    mask = space.random(0.5, "layerwise", torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        repaired = ms.reconstruct(model, space, mask, calibration, sequential=True)(inputs)
+        expected = -F.kl_div(
+            repaired.log_softmax(1), model(inputs).log_softmax(1), log_target=True, reduction="batchmean"
+        )
+    assert scorer(mask).value == pytest.approx(float(expected), rel=1e-3)
+    assert scorer(mask).value != pytest.approx(
+        ms.Scorer(model, space, split, "reconstructed", calibration=calibration)(mask).value
+    )
+    shared = Reconstruction(model, space, calibration)
+    again = ms.Scorer(model, space, split, "reconstructed_sequential", calibration=shared)
+    assert again(mask).value == pytest.approx(scorer(mask).value, rel=1e-3)
+
+
 def test_a_full_mask_scores_zero_and_a_repaired_one_better_than_a_masked_one():
     model, calibration, inputs = regression(), torch.randn(256, 10), torch.randn(64, 10)
     space = ms.filter_space(model, inputs[:1])

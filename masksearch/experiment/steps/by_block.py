@@ -7,7 +7,7 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.steps.retraining import calibration
+from masksearch.experiment.steps.retraining import calibration_of
 from masksearch.pruning.nm_permutation import permute_channels
 from masksearch.pruning.one_shot import one_shot
 from masksearch.spaces import NMSpace
@@ -32,7 +32,7 @@ def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tupl
     space, method = context.space, context.cell.method
     result = one_shot(
         model,
-        calibration(context),
+        calibration_of(context),
         None if isinstance(space, NMSpace) else found.densities(),
         method=CRITERIA[method].by_block if method in CRITERIA else "sparsegpt",
         pattern=(space.n, space.m) if isinstance(space, NMSpace) else None,
@@ -54,7 +54,7 @@ def with_channel_order(context: CellContext, moment: str) -> CellContext:
     model.load_state_dict(context.dense.weights[moment])
     permuted = permute_channels(
         model.to(context.device),
-        calibration(context),
+        calibration_of(context),
         space.n,
         space.m,
         swaps=context.settings.scoring.channel_swaps,

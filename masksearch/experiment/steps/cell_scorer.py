@@ -8,7 +8,7 @@ from torch import nn
 
 from masksearch.experiment.cell import AUTO
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.steps.retraining import repair_of, rewound_weights, training_plan
+from masksearch.experiment.steps.retraining import calibration_of, repair_of, rewound_weights, training_plan
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
 from masksearch.utils.seeds import derive
 
@@ -41,7 +41,9 @@ def cell_scorer(
     by = OBJECTIVES[objective].of_training
     if by is None:
         network = scored_network(context, model)
-        calibration = repair_of(context, network) if OBJECTIVES[objective].reconstructs else None
+        row, calibration = OBJECTIVES[objective], None
+        if row.reconstructs:
+            calibration = calibration_of(context) if row.sequential else repair_of(context, network)
         return Scorer(network, context.space, examples, objective, calibration=calibration)
     network = copy.deepcopy(model)
     network.load_state_dict(rewound_weights(context, model.state_dict()))

@@ -24,7 +24,7 @@ from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = [
     "TrainingPlan",
-    "calibration",
+    "calibration_of",
     "mask_schedule",
     "reconstructed_weights",
     "repair_of",
@@ -113,7 +113,7 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
     return context.dense.weights[str(rewind)]
 
 
-def calibration(context: CellContext) -> list[Any]:
+def calibration_of(context: CellContext) -> list[Any]:
     """Return batches of training inputs for repair and calibration; they are equal for all methods of a seed."""
     generator = torch_generator(context.cell.seed, "calibration")
     return calibration_inputs(context.data.train, context.settings.scoring.calibration_examples, generator)
@@ -126,9 +126,9 @@ def repair_of(context: CellContext, model: nn.Module) -> Reconstruction | LayerL
     if not kept or not same_weights(kept[0].dense.state_dict(), weights):
         by_block = context.settings.schedules.reconstruct == "blockwise"
         if by_block and isinstance(space, WeightSpace) and not isinstance(space, NMSpace):
-            kept[:] = [LayerLevels(model, space, calibration(context))]
+            kept[:] = [LayerLevels(model, space, calibration_of(context))]
         else:
-            kept[:] = [Reconstruction(model, space, calibration(context))]
+            kept[:] = [Reconstruction(model, space, calibration_of(context))]
     return kept[0]
 
 
@@ -138,7 +138,7 @@ def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) ->
     model.load_state_dict(weights)
     model.to(context.device)
     if context.settings.schedules.reconstruct == "sequential":
-        repaired = reconstruct(model, context.space, mask, calibration(context), sequential=True)
+        repaired = reconstruct(model, context.space, mask, calibration_of(context), sequential=True)
     else:
         repaired = repair_of(context, model)(mask)
     return {name: tensor.cpu() for name, tensor in repaired.state_dict().items()}
