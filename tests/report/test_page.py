@@ -99,7 +99,7 @@ def test_the_table_holds_the_numbers_of_the_cells(finished, page):
 
 
 def test_what_gradients_have_learned_is_called_so(page):
-    assert "(learned): supermasks, which are trained by gradients" in " ".join("".join(page.text).split())
+    assert "(learned): supermasks. They are learned from gradients" in " ".join("".join(page.text).split())
 
 
 def test_costs_are_those_of_the_cells(finished, page):
