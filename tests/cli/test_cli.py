@@ -161,7 +161,8 @@ def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
     files = {name: (tmp_path / "runs/sweep" / name).read_bytes() for name in ("sweep.json", "results.csv")}
     capsys.readouterr()
     other = [*TINY, "--lr", "0.01"]
-    says = "runs/sweep holds a sweep with other settings, which is kept; this sweep is runs/sweep-2 (other settings: train.lr)"
+    kept = "runs/sweep holds a sweep with other settings, which is kept"
+    says = f"{kept}; this sweep is runs/sweep-2 (other settings: train.lr)"
     assert printed(capsys, *other).splitlines()[0] == says
     assert len(read_sweep(tmp_path / "runs/sweep-2").cells) == 2
     again = printed(capsys, *other)
