@@ -1,12 +1,13 @@
 """Language models pruned after training: perplexity of magnitude, Wanda, SparseGPT, OWL and searched densities.
 
-    python -m benchmarks.language_models [--scale smoke|cpu] [--seeds N] [--folder DIR]
+    python -m benchmarks.language_models [--scale smoke|cpu] [--seeds N] [--folder DIR] [--write NAME]
 
 A GPT is trained on the bytes of the standard library's source files, split by file, and pruned at 50, 60, 70 % and by
 2:4 masks. Calibration and search read training text; perplexity is that of the test text in windows of 256 bytes, each
-predicted from its beginning. Fine-tuning is one pass over a fortieth of the training text. Densities are searched by KL
-to the dense network on training text, with masks by Wanda's products; SparseGPT then prunes at the densities found.
-Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an interrupted training continues in
+predicted from its beginning. Fine-tuning is one pass over a fortieth of the training text; the rows of sparsity 0 are
+the dense network, trained on in the same way. Densities are searched by EvoPress: a score is minus the KL, on training
+text, of a network that SparseGPT has pruned to the dense one. SparseGPT then prunes block after block at the densities
+found. Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an interrupted training continues in
 ``--folder``.
 """
 
@@ -17,13 +18,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import masksearch as ms
-from benchmarks.page import HERE
+from benchmarks.page import HERE, write_block
 from benchmarks.rows import read_csv, write_csv
 from masksearch.data.texts import standard_library
 from masksearch.models.byte_gpt import ByteGpt
@@ -201,20 +203,32 @@ def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str,
     return rows
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return means over seeds, with standard deviations of the perplexities, as Markdown."""
+    head = "| sparsity | method | seeds | one-shot perplexity | after fine-tuning | seconds |"
+    lines = [head, "|---|---|---:|---:|---:|---:|"]
+    for sparsity, method in dict.fromkeys((row["sparsity"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["sparsity"], row["method"]) == (sparsity, method)]
+        values = [[float(row[name]) for row in own] for name in ("one_shot", "fine_tuned")]
+        cells = [f"{fmean(numbers):.3f}" + (f" ± {stdev(numbers):.3f}" if len(own) > 1 else "") for numbers in values]
+        seconds = fmean(float(row["seconds"]) for row in own)
+        lines.append(f"| {sparsity} | {method} | {len(own)} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Read the flags, run what is missing, print the means over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=list(SCALES), default="cpu")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=Path("runs/language_models"))
+    parser.add_argument("--seeds", type=int, default=0, help="run seeds 0 to N - 1; 0 prints the rows that are there")
+    parser.add_argument("--folder", type=Path, default=Path("runs/language_models"), help="dense networks")
+    parser.add_argument("--write", metavar="NAME", help="write the table to the page with these markers")
     arguments = parser.parse_args()
     path = HERE / "results" / f"language_models_{arguments.scale}.csv"
-    rows = run(arguments.scale, arguments.seeds, arguments.folder / arguments.scale, path)
-    print("| sparsity | method | one-shot perplexity | after fine-tuning | seconds |\n|---|---|---:|---:|---:|")
-    for sparsity, method in dict.fromkeys((row["sparsity"], row["method"]) for row in rows):
-        own = [row for row in rows if (row["sparsity"], row["method"]) == (sparsity, method)]
-        means = [sum(float(row[name]) for row in own) / len(own) for name in ("one_shot", "fine_tuned", "seconds")]
-        print(f"| {sparsity} | {method} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.0f} |")
+    text = table(run(arguments.scale, arguments.seeds, arguments.folder / arguments.scale, path))
+    print(text)
+    if arguments.write:
+        write_block(arguments.write, text + "\n")
 
 
 if __name__ == "__main__":
