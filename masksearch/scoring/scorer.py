@@ -132,6 +132,7 @@ class Scorer:
         self.masks_per_pass = 1
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split, self._loss, self._fast = split, loss, fast
+        self._calibration = calibration
         self._held = RankShare(split)
         self._options: dict[str, Any] = {  # of a copy of the scorer in another process
             "loss": loss,
@@ -181,7 +182,7 @@ class Scorer:
             self._value = _value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
             if not isinstance(calibration, Reconstruction):
-                calibration = Reconstruction(self._model, self.space, calibration)
+                calibration = self._calibration = Reconstruction(self._model, self.space, calibration)
             repaired, dense = calibration, DenseOutputs(self._model, self._task)
             self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
             self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
@@ -280,9 +281,16 @@ class Scorer:
         if n >= self._n_examples:
             return self
         if n not in self._parts:
-            split, loss, fast = self._split[:n], self._loss, self._fast
-            scorer = Scorer(self._model, self.space, split, self.objective, loss=loss, device=self._device, fast=fast)
-            self._parts[n] = scorer
+            self._parts[n] = Scorer(
+                self._model,
+                self.space,
+                self._split[:n],
+                self.objective,
+                loss=self._loss,
+                device=self._device,
+                fast=self._fast,
+                calibration=self._calibration,
+            )
         return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:
