@@ -139,8 +139,8 @@ def run_sweep(
         done = {cell.folder for cell in cells if is_done(path / cell.folder)}
         to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
         unfinished = {cell.folder for cell in to_do}
-        for part in loaded:
-            check_latency_bounds([c for c in part.cells if c.folder in unfinished], part.space, part.data, device)
+        for one in loaded:
+            check_latency_bounds([c for c in one.cells if c.folder in unfinished], one.space, one.data, device)
         waiting = list(_groups(loaded, to_do, known))
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device, idle=not waiting)
         remote = parts[0].run.is_remote  # other machines have other absolute paths

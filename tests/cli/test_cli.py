@@ -345,6 +345,7 @@ def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
     capsys.readouterr()
     other = [*TINY, "--lr", "0.01"]
     says = "runs/sweep holds a sweep with other settings, which is kept; this sweep is runs/sweep-2"
+    says += " (other settings: train.lr)"
     assert printed(capsys, *other).splitlines()[0] == says
     assert len(read_sweep(tmp_path / "runs/sweep-2").cells) == 2
     again = printed(capsys, *other)
