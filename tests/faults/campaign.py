@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 from tests.faults import runs
@@ -133,14 +132,17 @@ _FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": F
 _FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": FULL}
 
 
-def file_operations(report: Report, share: float) -> None:
-    """Kill -9, EIO and ENOSPC at the file operations of every kind of run; then the same command continues the run.
+def _file_operations(kind: str) -> Part:
+    def part(report: Report, share: float) -> None:
+        """Kill -9, EIO and ENOSPC at the file operations of a kind of run; then the same command continues the run.
 
-    All operations fail, or every n-th one for a share of them: those of new runs, and of runs that continue a run that
-    was killed at half of its operations.
-    """
-    for begun, kind in product((False, True), runs.KINDS):
-        _operations(report, kind, begun, stride=max(1, round(1 / share)))
+        All operations fail, or every n-th one for a share of them: those of a new run, and of a run that continues a
+        run that was killed at half of its operations.
+        """
+        for begun in (False, True):
+            _operations(report, kind, begun, stride=max(1, round(1 / share)))
+
+    return part
 
 
 def _operations(report: Report, kind: str, begun: bool, stride: int) -> None:
@@ -214,6 +216,7 @@ def _with_alarm(args: list[str], which: signal.Signals, after: float) -> Callabl
 
 def disk_parts() -> Iterator[tuple[str, Part]]:
     """Yield (name, part) of the parts in which disks fail and processes are killed."""
-    yield "kill -9, EIO and ENOSPC at file operations", file_operations
+    for kind in runs.KINDS:
+        yield f"file operations, {kind}: kill -9, EIO, ENOSPC", _file_operations(kind)
     yield "short disk: files end at some bytes", small_disks
     yield "signals TERM, INT and KILL", signals

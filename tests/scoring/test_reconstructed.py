@@ -99,16 +99,6 @@ def test_a_full_mask_scores_zero_and_a_repaired_one_better_than_a_masked_one():
     assert masked(mask).value < scorer(mask).value < 0
 
 
-def test_a_share_of_the_examples_is_scored_after_the_same_repair():
-    model, calibration, inputs = regression(), torch.randn(256, 10), torch.randn(64, 10)
-    space, split = ms.filter_space(model, inputs[:1]), Split(inputs, torch.randn(64, 2), task="regression")
-    mask = space.random(0.6, "layerwise", torch.Generator().manual_seed(0))
-    proposal = replace(Proposal.of(mask), share=0.5)
-    [half] = ms.Scorer(model, space, split, "reconstructed", calibration=calibration).score([proposal])
-    first = ms.Scorer(model, space, split[:32], "reconstructed", calibration=calibration)
-    assert half.value == pytest.approx(first(mask).value, rel=1e-6)
-
-
 def test_a_mask_that_empties_a_layer_has_a_score():
     model, inputs = convolutional(), images(64)
     space = ms.filter_space(model, inputs[:1])
