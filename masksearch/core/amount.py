@@ -177,7 +177,7 @@ class Amount:
     # Numbers of units.
 
     def count(self, layout: Layout) -> int:
-        """Return how many units (weights, filters, ...) a mask at this amount keeps in all layers of ``layout`` together.
+        """Return how many units (weights, filters, ...) a mask at this amount keeps in all layers together.
 
         Raises
         ------
