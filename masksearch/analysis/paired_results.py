@@ -72,7 +72,9 @@ class PairedRow:
 
 
 def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dict[str, dict[str, str]]:
-    """Return a sweep's settings as {group: {name: text}}; a text lists all values that the sweep's parts have.
+    """Return the settings of a sweep's parts as text, {group of settings: {name: text}}.
+
+    Where parts have different values of a setting, its text lists them all.
 
     Parameters
     ----------

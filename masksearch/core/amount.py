@@ -177,7 +177,7 @@ class Amount:
     # Numbers of units.
 
     def count(self, layout: Layout) -> int:
-        """Return how many units a mask of this density keeps, summed over all layers of ``layout``.
+        """Return how many units (weights, filters, ...) a mask at this amount keeps in all layers together.
 
         Raises
         ------

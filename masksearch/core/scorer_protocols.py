@@ -19,7 +19,7 @@ class HasScore(Protocol):
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """Protocol of a scorer that can discard stored results, such as a cache; searches ask for this at intervals.
+    """Protocol of a scorer with a method :meth:`refresh`, which searches call at intervals to empty its cache.
 
     Subclasses without such a state need only ``score``.
 

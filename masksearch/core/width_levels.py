@@ -35,7 +35,7 @@ class Levels:
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Return whether the levels (numbers of kept units, one per layer) cost at most the budget."""
+        """Return whether a network at these levels (kept units, one number per layer) costs at most ``self.budget``."""
         return self.cost(self.numbers(levels)) <= self.budget
 
     @property

@@ -90,7 +90,7 @@ def _file(path: Path) -> Any:
 
 
 def import_file(path: Path, prefix: str = "") -> ModuleType:
-    """Import a Python file under a new, unique module name with ``prefix``, so that it replaces no other module."""
+    """Import a Python file as a module with a unique name, ``prefix`` and more, that no other module has."""
     name = f"{prefix}{_unique_name(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a spec"

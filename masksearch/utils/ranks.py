@@ -96,7 +96,7 @@ class Ranks:
 
     @torch.no_grad()
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by their values on rank 0, in place, with one communication per device."""
+        """Overwrite tensors with their values on rank 0, in place; tensors on the same device are sent together."""
         by_device: dict[torch.device, list[Tensor]] = {}
         for tensor in tensors if self.size > 1 else ():
             by_device.setdefault(tensor.device, []).append(tensor)

@@ -122,9 +122,10 @@ class SearchSettings:
     pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities
     use these criteria."""
     warm_start: str | None = None
-    """Mask that searches start from: the name of a criterion, none for a random mask, or auto.
-    "auto" is magnitude (filters: fpgm) where masks are found on trained weights, else "none". Criteria are written as
-    in saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
+    """Mask that searches start from: "none" (a random mask), a criterion's mask (its name), or "auto".
+    "auto" is the mask of magnitude for weights and of fpgm for filters if masks are found on trained weights; otherwise
+    "none". NAME:layerwise, NAME:erk, NAME:global or NAME:isomorphic sets the scope, by which the criterion's mask
+    divides the density among layers. The setting "saliencies" takes the same names."""
     proposals: int = 1
     """Number of masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""

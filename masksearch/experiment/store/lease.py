@@ -35,7 +35,7 @@ class _Claim:
 
 
 class Lease:
-    """Context manager that reserves a folder in object storage for this process (a lease), and keeps renewing that.
+    """Context manager that reserves a folder in object storage for this process: it takes a lease and renews it.
 
     The lease objects of a folder are numbered. A new holder creates the next number, which only one process can do; the
     highest number counts. Clocks of machines may differ by less than ``seconds``.

@@ -89,7 +89,10 @@ class Workers(Protocol):
         """Send a mask to worker ``number``, which must be free."""
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
+        """Wait for a reply of any worker; return (worker's number, reply).
+
+        The first reply of each worker is None: the worker is ready to score masks.
+        """
 
     def replace(self, number: int) -> None:
         """Start a new worker to replace worker ``number``, which has died."""

@@ -44,7 +44,7 @@ class ChainLayer:
         return change.z if change.rows is None else self.z[part].index_copy(0, change.rows, change.z)
 
     def accept(self, part: int, change: "LayerChange") -> None:
-        """Store a change of the pre-activations of one part of the images."""
+        """Write the changed pre-activations of one batch of images, number ``part``, into the stored ones."""
         if change.rows is None:
             self.z[part] = change.z
         else:
