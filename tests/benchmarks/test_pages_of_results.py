@@ -12,6 +12,7 @@ from benchmarks import (
     encoder,
     filter_spaces,
     goals,
+    language_models,
     many_scorers,
     means,
     permutations,
@@ -136,6 +137,8 @@ def test_tables_are_those_of_the_committed_rows(line, capsys):
         print("\n".join(many_scorers.table()))
     elif module == "benchmarks.encoder":
         print(encoder.table(read_csv(HERE / "results" / "encoder_cpu.csv")))
+    elif module == "benchmarks.language_models":
+        print(language_models.table(read_csv(HERE / "results" / "language_models_cpu.csv")))
     elif module == "benchmarks.permutations":
         print(permutations.table(read_csv(permutations.ROWS)))
     else:

@@ -186,7 +186,7 @@ def test_a_full_storage_loses_nothing(inline, tmp_path, monkeypatch):
 
     monkeypatch.setattr(storage_at(url)._fs, "put", put)
     settings, notes = remote(url, tmp_path, upload_seconds=100.0), Notes()
-    with pytest.raises(StorageError, match=r"is full: .*; what is finished is kept on this machine"):
+    with pytest.raises(StorageError, match=r"is full: .*; finished cells are kept on this machine"):
         run_sweep(settings, notes)
     assert rows(run_sweep(settings, notes)) == inline
     assert len(notes.begun) == 4  # none twice

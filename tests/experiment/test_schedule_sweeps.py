@@ -292,7 +292,7 @@ BAD = {
     ),
     "a control without rounds of its own": (
         {"methods": ["magnitude"], "schedule": ["iterative"], "control": ["shuffle"]},
-        "control: shuffle; iterative with rewind_to none goes on",
+        "control: shuffle; iterative with rewind_to none retrains",
     ),
     "a supermask in rounds": ({"methods": ["zhou"], "schedule": ["iterative"]}, "zhou learns a mask .* in one round"),
     "a search of MACs in rounds": (

@@ -69,7 +69,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optim
         (gradual(), gradual(end=20), "with end 18, these have 20"),
         (regrowing("rigl"), regrowing("rigl", share=0.5), "with share 0.3, these have 0.5"),
         (regrowing("rigl"), regrowing("set"), "with kind rigl, these have set"),
-        (regrowing("rigl"), gradual(), "of a training with masks"),
+        (regrowing("rigl"), gradual(), "a training with masks"),
     ],
 )
 def test_checkpoint_of_other_settings_is_refused(tmp_path, first, second, message):
