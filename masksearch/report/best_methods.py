@@ -181,9 +181,11 @@ def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
                 "searches score masks of untrained weights (found at 0): --find-at end gives searches the trained "
                 "weights."
             )
-        if search.find_at == best.find_at == "end" and search.rounds and best.rounds:
+        # The steps of a repair have sentences of their own.
+        if search.find_at == best.find_at == "end" and search.rounds and best.rounds and not search.masked.n:
             own, theirs = (row.rounds[-1].moments["found"].accuracy for row in (search, best))
-            if search.metric.score(own.mean) > search.metric.score(theirs.mean):
+            behind = search.metric.score(search.trained.mean) < search.metric.score(best.trained.mean)
+            if behind and search.metric.score(own.mean) > search.metric.score(theirs.mean):
                 one, two = (value.plain(f".{search.metric.digits}f", search.metric.scale) for value in (own, theirs))
                 return (
                     f"{other} leads with the weights at which masks were found ({search.metric.name} {one}, {first} "

@@ -373,13 +373,16 @@ def test_one_sentence_says_why_searches_on_trained_weights_trail():
         return SummaryRow(method=method, sparsity=0.9, find_at="end", granularity="weight", rounds=(last,), **figures)
 
     dense, best = row("dense", 0.99, 0.99), row("magnitude", 0.7, 0.95)
-    sentence = why_searches_trail([dense, row("annealing", 0.8, 0.9), best])
+    search = row("annealing", 0.8, 0.9)
+    sentence = why_searches_trail([dense, search, best])
     assert sentence.startswith(
         "annealing leads with the weights at which masks were found (accuracy 80.00, magnitude 70.00)"
     )
     assert "magnitude leads after retraining" in sentence
     assert "--objective short_training" in sentence
-    assert why_searches_trail([dense, row("annealing", 0.6, 0.9), best]) == ""
+    repaired = replace(search, masked=Estimate.of([0.5]))
+    for other in (row("annealing", 0.6, 0.9), repaired):
+        assert why_searches_trail([dense, other, best]) == ""
 
 
 def test_one_sentence_says_what_masking_repair_and_training_brought():
