@@ -48,7 +48,7 @@ def set_norm_hooks(model: nn.Module, kept: Kept) -> None:
 
 
 def remove_norm_hooks(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """Make all norms normalise over all channels again; return {norm: (kept channels, dimension)} as it was."""
+    """Remove the hooks of kept channels from all norms; return the removed {norm name: (kept channels, dimension)}."""
     removed = {}
     for name, module in model.named_modules():
         for number, hook in list(module._forward_hooks.items()):
