@@ -1,4 +1,4 @@
-"""Compression of a trained network in one call: find a mask, prune, fine-tune, and compare before with after."""
+"""The calls ``compress`` and ``find_mask``: steps from a trained network to a smaller one."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from masksearch import cost
-from masksearch.compression_method import CompressionMethod, Start, check_start
+from masksearch.compression.method import CompressionMethod, Start, check_start
 from masksearch.core.mask import Mask
 from masksearch.data import Data
 from masksearch.pruning.compressed import Compressed, Measured
@@ -20,8 +20,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.progress import Steps, steps
 from masksearch.utils.seeds import derive
-
-__all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 
