@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import masksearch as ms
-from masksearch import compression
+from masksearch.compression import one_call
 from masksearch.utils.copies import copy_network
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -105,7 +105,7 @@ def costs_of(model, inputs, sparse):
 def test_every_figure_of_a_table_is_computed_again(name, monkeypatch, capsys):
     for package in NEEDS.get(name, []):
         pytest.importorskip(package, reason=f"{package} is not installed (extra test-all)")
-    asked, pruned, compress, fine_tune = [], [], ms.compress, compression.train
+    asked, pruned, compress, fine_tune = [], [], ms.compress, one_call.train
 
     def recorded_compress(*given, **named):
         asked.append((given, named))
@@ -116,7 +116,7 @@ def test_every_figure_of_a_table_is_computed_again(name, monkeypatch, capsys):
         return fine_tune(network, *given, **named)
 
     monkeypatch.setattr(ms, "compress", recorded_compress)
-    monkeypatch.setattr(compression, "train", recorded_fine_tune)
+    monkeypatch.setattr(one_call, "train", recorded_fine_tune)
     result = load(name).main(**SMALL[name])
     assert str(result) in capsys.readouterr().out
     [((dense, data), named)] = asked
