@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from masksearch.supermasks import SUPERMASKS, SupermaskSettings
-from masksearch.supermasks.scored_network import ScoredNetwork
+from masksearch.supermasks import SUPERMASKS, ScoredNetwork, SupermaskSettings
 
 F64 = torch.float64
 SHORT = SupermaskSettings(epochs=2, batch_size=32)

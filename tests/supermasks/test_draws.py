@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from supermask_cases import F64, METHODS, generator, make_mlp, ones_of, scored
 
 from masksearch.spaces import weight_space
-from masksearch.supermasks.methods import draw_edge_popup, draw_zhou, top
+from masksearch.supermasks import draw_edge_popup, draw_zhou, top
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])

@@ -14,9 +14,7 @@ from masksearch.core.mask import Mask
 from masksearch.data import Split, load_data
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
-from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
-from masksearch.supermasks.methods import kaiming
-from masksearch.supermasks.scored_network import ScoredNetwork
+from masksearch.supermasks import SUPERMASKS, ScoredNetwork, SupermaskSettings, kaiming, learn
 from masksearch.training import evaluate, trainer
 from masksearch.utils.errors import InputError
 
