@@ -17,7 +17,8 @@ from masksearch.experiment.result_parts import RoundResult
 from masksearch.experiment.results import Cap, CellResult
 from masksearch.experiment.steps.by_block import pruned_by_block, with_channel_order
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
-from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
+from masksearch.experiment.steps.mask_finder import MaskFinder
+from masksearch.experiment.steps.mask_search import MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
 from masksearch.experiment.steps.retraining import (
     TrainingPlan,

@@ -17,7 +17,7 @@ from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_folder, dense_network
-from masksearch.experiment.steps.mask_finder import front_folder
+from masksearch.experiment.steps.mask_search import front_folder
 from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.experiment.store.run_folder import clear_failure, record_failure
 from masksearch.models import build_model

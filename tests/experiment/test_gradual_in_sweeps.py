@@ -81,7 +81,7 @@ def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch
         return search(*given, **named)
 
     monkeypatch.setattr("masksearch.experiment.steps.search_inputs.gradual_saliency", slow)
-    monkeypatch.setattr("masksearch.experiment.steps.mask_finder.search", noting)
+    monkeypatch.setattr("masksearch.experiment.steps.mask_search.search", noting)
     flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
     sweep_in(tmp_path, **flat, seconds=60.0)
     [cell] = sweep_in(tmp_path, **flat, seconds=0.1, name="short")

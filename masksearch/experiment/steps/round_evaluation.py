@@ -10,7 +10,7 @@ from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.result_parts import Accuracy, Effort, MaskSummary, RoundResult, ScoreSummary, TrainedAccuracy
 from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
-from masksearch.experiment.steps.mask_finder import MaskResult
+from masksearch.experiment.steps.mask_search import MaskResult
 from masksearch.experiment.steps.retraining import same_weights
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
