@@ -15,7 +15,7 @@ from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
 from masksearch.training import batches as batches_module
-from masksearch.training import trainer
+from masksearch.training import training_loop
 from masksearch.training.optimisation import OPTIMIZERS
 from masksearch.utils.seeds import torch_generator
 
@@ -176,7 +176,7 @@ def test_searches(name, world):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_trainings(optimizer, world, tmp_path, monkeypatch):
     """Equal to the CPU's up to rounding, and taken up again: bit for bit."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
     model, space = world
     lr = {"sgd": 0.02, "adadelta": 0.1}.get(optimizer, 1e-3)
     settings = ms.TrainSettings(epochs=3, batch_size=50, optimizer=optimizer, lr=lr, augment="crop_flip")

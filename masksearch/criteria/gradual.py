@@ -19,7 +19,7 @@ from masksearch.spaces import NetworkSpace
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Examples, TrainSettings, optimizer_steps, train
 from masksearch.training.examples import as_examples
-from masksearch.training.trainer import OnEpoch
+from masksearch.training.training_loop import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 

@@ -1,49 +1,35 @@
 """Trainer of dense, masked and pruned networks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from time import monotonic
 
 import torch
 from torch import Tensor, nn
 
-from masksearch.tasks import Task
 from masksearch.training.averaging import Averaging
 from masksearch.training.batches import Feed
-from masksearch.training.checkpoint import (
-    NO_EXAMPLES,
-    digest,
-    examples_digest,
-    load_checkpoint,
-    locks_checkpoint,
-    refusing_checkpoint,
-    save_checkpoint,
-)
-from masksearch.training.data_parallel import DataParallel, check_sync_batchnorm, synchronised_norms
+from masksearch.training.checkpoint import Checkpoint, locks_checkpoint
+from masksearch.training.data_parallel import DataParallel, synchronised_norms
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
-from masksearch.training.evaluation import evaluate_feed
-from masksearch.training.examples import Examples, Resident, Streamed, as_examples, optimizer_steps
+from masksearch.training.examples import Examples, Resident, Streamed, optimizer_steps
 from masksearch.training.input_check import Loss, check_inputs, mode_kept
 from masksearch.training.masking import Masking, MaskSchedule
-from masksearch.training.optimisation import build_optimizer, learning_rate
+from masksearch.training.optimisation import build_optimizer
 from masksearch.training.optimizer_step import OptimizerStep
-from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.record import Training
+from masksearch.training.request import TrainingRequest
 from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
+from masksearch.training.training_loop import OnEpoch, TrainingLoop
 from masksearch.training.training_loss import TrainingLoss
-from masksearch.utils.errors import InputError, check_type, check_whole, first_line
-from masksearch.utils.nested import as_device, call_model, describe, to_device
+from masksearch.training.validation import Validation
+from masksearch.utils.errors import InputError, first_line
+from masksearch.utils.nested import as_device, call_model, to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import seeded
-
-CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints, in seconds
-
-OnEpoch = Callable[[EpochRow], bool | None]
 
 
 @locks_checkpoint
@@ -128,34 +114,26 @@ def train(
     InputError
         Before any work, if data, outputs, masks, moments or checkpoint don't fit.
     """
-    device = as_device(device)
-    check_whole("begin", begin)
-    check_whole("seed", seed, -(2**63), 2**63)
-    if until is not None:
-        check_whole("until", until)
-    if masks is not None:
-        check_type("masks", masks, Mapping, "{name of a parameter: bool tensor}")
+    device, teacher = as_device(device), teacher if settings.distill else None
     until = settings.epochs if until is None else until
-    given, split = split, as_examples(split, "train")
-    _check_request(settings, split.task, val, teacher, loss, masks, remask, begin, until, device)
-    steps = optimizer_steps(split, settings)
+    request = TrainingRequest(
+        split, settings, val, masks, remask, begin, until, seed, device, augment, teacher, loss, snapshots
+    )
+    request.check()
+    steps = optimizer_steps(request.examples, settings)
     moments = SnapshotMoments(snapshots, steps, begin, until, val is not None)
+
+    # Network and examples are checked on the device; torchrun's processes start with the weights and masks of rank 0.
     model.to(device)
-    checked = check_inputs(model, split, device, loss, "train")
+    checked = check_inputs(model, request.examples, device, loss, "train")
     val_checked = None if val is None else check_inputs(model, val, device, loss, "val")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(
-            f"model: {type(model).__name__} has no parameter that requires a gradient; at least one is needed"
-        )
+    _check_trainable(model)
     slimming = Slimming(model, settings.bn_l1)
     masks = {name: keep.clone() for name, keep in (masks or {}).items()} if remask is None else remask.masks
     together = ranks()
     together.copy_from_first([*model.state_dict().values(), *([] if remask else masks.values())])
     masking = Masking(model, masks)
     optimizer = build_optimizer(model.parameters(), settings, device)
-    training = Training(model, metric_name=split.task.metric_name)
-    teacher = teacher if settings.distill else None
-    together.copy_from_first([] if teacher is None else teacher.to(device).state_dict().values())
     training_loss = TrainingLoss(
         checked.task,
         checked.loss_task,
@@ -165,41 +143,22 @@ def train(
         settings.distill_temperature,
     )
     if teacher is not None:
-        _check_teacher(model, teacher, split, training_loss, device)
-    cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
-    if cropped and not _are_images(split.sample(1)[0]):
-        raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(split.sample(1)[0])}; set none")
+        together.copy_from_first(teacher.to(device).state_dict().values())
+        _check_teacher(model, teacher, request.examples, training_loss, device)
+    request.check_crops()
 
-    path = None if checkpoint is None else Path(checkpoint)
-    identity: dict[str, object] = {}
-    saved_step = None
-    if path:
-        identity = asdict(settings) | {
-            "seed": seed,
-            "augment": cropped,
-            "images": len(split),
-            "task": split.task.identity,
-            "data": split.identity,
-            "content": examples_digest(given),
-            "val": NO_EXAMPLES if val is None else examples_digest(val),
-            "teacher": None if teacher is None else digest(teacher.state_dict()),
-            "snapshots": sorted(map(str, snapshots)),
-            "begin": begin,
-            "until": until,
-            "masks": digest(masks),
-            "devices": together.size,
-            "remask": None if remask is None else type(remask).__name__,
-            "starting weights": digest(model.state_dict()),
-        }
-        if together.from_first(path.exists):
-            saved_step = load_checkpoint(path, identity, training, optimizer, remask)
-            if remask is not None:
-                masking = Masking(model, remask.masks)
-            if on_epoch:
-                for row in training.epochs:
-                    on_epoch(row)
-
-    sample = split.sample(2) if together.size > 1 else (None, None)
+    # A checkpoint restores network, optimiser, masks and record; averages and ranks begin with the restored weights.
+    training = Training(model, metric_name=request.examples.task.metric_name)
+    file = saved_step = None
+    if checkpoint is not None:
+        file = Checkpoint(Path(checkpoint), request.identity(model, masks), training, optimizer, remask)
+        saved_step = file.load()
+        if remask is not None:
+            masking = Masking(model, remask.masks)
+        if on_epoch is not None:
+            for row in training.epochs:
+                on_epoch(row)
+    sample = request.examples.sample(2) if together.size > 1 else (None, None)
     parallel = DataParallel(model, training_loss, together, tuple(to_device(part, device) for part in sample))
     averaging = Averaging(model, settings.ema) if settings.ema else None
     step = OptimizerStep(
@@ -214,103 +173,38 @@ def train(
         steps,
         lambda step: moments.after_step(training, step, averaging),
     )
-    if path and saved_step is not None:
-        with refusing_checkpoint(path):
-            step.load_state_dict(saved_step)
+    if file is not None and saved_step is not None:
+        file.restore_step(step, saved_step)
 
-    feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
-    val_feed = None
-    if val is not None and val_checked is not None:
-        val_part = parallel.part_of(val)
-        val_feed = Feed(val_part, device, checked.channels_last, check=val_checked.check_targets)
     epochs = EpochPass(
         model=model,
-        feed=feed,
+        feed=Feed(request.examples, device, checked.channels_last, check=checked.check_targets),
         batch_size=settings.batch_size,
         steps_per_epoch=steps,
         step=step,
         parallel=parallel,
         checked=checked,
         seed=seed,
-        cropped=cropped,
+        cropped=request.cropped,
         precision=settings.precision,
     )
-
-    saved = monotonic()
+    validation = None
+    if val is not None and val_checked is not None:
+        validation = Validation(model, val, val_checked, parallel, averaging, device)
     norms = synchronised_norms(model) if settings.sync_batchnorm else nullcontext()
     with mode_kept(model), norms, _evaluating(teacher):
-        if not training.epochs:
-            moments.after_step(training, begin * steps, averaging)
-        while not training.over(until - begin):
-            start, epoch = monotonic(), begin + len(training.epochs)
-            lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
-            train_loss, train_metric = epochs.run(epoch, lr)
-            evaluation = None
-            if val is not None and val_feed is not None and val_checked is not None:
-                with averaging.in_place() if averaging else nullcontext():
-                    evaluation = evaluate_feed(model, val_feed, val_checked)
-                if val_part is not val:
-                    evaluation = parallel.joined(evaluation, len(as_examples(val)))
-            row = EpochRow(
-                epoch=epoch + 1,
-                train_loss=train_loss,
-                train_metric=train_metric,
-                val_loss=evaluation.loss if evaluation else None,
-                val_metric=evaluation.metric if evaluation else None,
-                lr=step.lr,
-                seconds=monotonic() - start,
-                higher_is_better=split.task.higher_is_better,
-            )
-            row = together.from_first(partial(replace, row))  # all ranks decide by the same numbers
-            training.epochs.append(row)
-            if evaluation and row.finite and (training.best is None or row.better_than(training.best.row)):
-                training.best = Best(row, averaging.weights() if averaging else copy_weights(model))
-            waited = row.epoch - (training.best.epoch if training.best else begin)
-            training.stopped = settings.stop_after is not None and waited >= settings.stop_after
-            moments.after_epoch(training, row.epoch)
-            if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
-                save_checkpoint(path, identity, training, optimizer, remask, step)
-                saved = monotonic()
-            ends = bool(on_epoch and on_epoch(row))
-            if together.from_first(partial(bool, ends)):
-                training.stopped = True
-                if path:
-                    save_checkpoint(path, identity, training, optimizer, remask, step)
+        TrainingLoop(request, training, epochs, validation, moments, averaging, file, on_epoch).run()
     if averaging is not None:
         averaging.store()
     moments.at_end(training)
     return training
 
 
-def _check_request(
-    settings: TrainSettings,
-    task: Task,
-    val: Examples | None,
-    teacher: nn.Module | None,
-    loss: Loss | None,
-    masks: Mapping[str, Tensor] | None,
-    remask: MaskSchedule | None,
-    begin: int,
-    until: int,
-    device: torch.device,
-) -> None:
-    if not 0 <= begin <= until:
-        raise InputError(f"begin: {begin}; allowed is 0 to {until}, the epoch at which the training ends")
-    if remask is not None and masks is not None:
-        raise InputError("remask: has masks of its own; leave masks out")
-    if settings.lr_schedule == "plateau" and val is None:
-        raise InputError("lr_schedule: plateau needs the validation loss; pass val, or another schedule")
-    if settings.label_smoothing and loss is not None:
-        raise InputError(f"label_smoothing: {settings.label_smoothing}; it must be 0 with a loss of your own")
-    if settings.label_smoothing and task.smoothed is None:
-        raise InputError(f"label_smoothing: {settings.label_smoothing}; it must be 0 for task {task.name!r}")
-    if settings.stop_after is not None and val is None:
-        raise InputError(f"stop_after: {settings.stop_after}; early stopping needs validation examples; pass val")
-    if settings.distill and teacher is None:
-        raise InputError(f"distill: {settings.distill}; it needs the dense network; pass teacher, or set distill to 0")
-    check_sync_batchnorm(settings, device)
-    if settings.precision == "float16" and device.type not in ("cpu", "cuda"):
-        raise InputError(f"precision: float16; it is for CPU and CUDA, not for {device.type}; choose float32")
+def _check_trainable(model: nn.Module) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"model: {type(model).__name__} has no parameter that requires a gradient; at least one is needed"
+        )
 
 
 def _check_teacher(
@@ -337,7 +231,3 @@ def _evaluating(teacher: nn.Module | None) -> Iterator[None]:
     with mode_kept(teacher):
         teacher.eval()
         yield
-
-
-def _are_images(inputs: object) -> bool:
-    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()

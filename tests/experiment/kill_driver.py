@@ -15,11 +15,11 @@ from masksearch.experiment import Settings, SweepCallback, run_sweep
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.searching.history_store import HistoryFile
-from masksearch.training import TrainSettings, trainer
+from masksearch.training import TrainSettings, training_loop
 
 DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
 HistoryFile.checkpoint_seconds = 0.02
-trainer.CHECKPOINT_SECONDS = 0.0
+training_loop.CHECKPOINT_SECONDS = 0.0
 
 
 class Slow(SweepCallback):

@@ -9,7 +9,7 @@ from small_sweeps import cells_of, same, settings_in, small_world, sweep_in  # n
 from masksearch.core.mask import Mask
 from masksearch.experiment import SweepCallback, run_sweep
 from masksearch.schedules import EarlyBird
-from masksearch.training import trainer
+from masksearch.training import training_loop
 from masksearch.training.epoch import EpochPass
 from masksearch.utils.errors import InputError
 
@@ -114,7 +114,7 @@ def whole(tmp_path_factory, small_world):  # noqa: F811
 @pytest.mark.parametrize("moments", [[2], [5], [6], [8], [1, 3, 5, 7]], ids=str)
 @pytest.mark.parametrize("checkpoints", [True, False], ids=["checkpoints", "none"])
 def test_a_training_that_was_interrupted_ends_the_same(moments, checkpoints, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0 if checkpoints else math.inf)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0 if checkpoints else math.inf)
     trained, run = [], EpochPass.run
     monkeypatch.setattr(
         EpochPass, "run", lambda self, epoch, *rest: (trained.append(epoch), run(self, epoch, *rest))[1]

@@ -12,7 +12,7 @@ from small_sweeps import small_world  # noqa: F401
 from masksearch.experiment import Settings, SweepCallback, run_sweep
 from masksearch.experiment.store.sweep_plan import free_name
 from masksearch.report import write_report
-from masksearch.training import trainer
+from masksearch.training import training_loop
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
 
@@ -82,7 +82,7 @@ def test_a_streamed_sweep_equals_the_same_sweep_in_memory(tmp_path):
 
 
 def test_an_interrupted_sweep_of_a_regression_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     class Interrupted(SweepCallback):
         seen = 0

@@ -24,7 +24,7 @@ from masksearch.models import build_model
 from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.searching.history_store import HistoryFile, incumbents, read_rows
 from masksearch.spaces import weight_space
-from masksearch.training import TrainSettings, trainer
+from masksearch.training import TrainSettings, training_loop
 
 SEARCH = {
     *("search/score", "search/best", "search/current", "search/temperature", "search/radius"),
@@ -64,7 +64,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
         patch.setattr(IncrementalPath, "refresh_every", 16)
-        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
         yield
 
 

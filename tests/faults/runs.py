@@ -10,7 +10,7 @@ import torch.utils.tensorboard  # noqa: F401 (imported before the forks)
 
 from masksearch.cli import main
 from masksearch.searching.history_store import HistoryFile
-from masksearch.training import trainer
+from masksearch.training import training_loop
 
 __all__ = ["KINDS", "command", "job", "job_without_threads", "prepare", "results"]
 
@@ -40,7 +40,7 @@ def prepare() -> None:
     bunch = sklearn.datasets.load_digits()
     sklearn.datasets.load_digits = lambda: bunch
     HistoryFile.checkpoint_seconds = 0.0
-    trainer.CHECKPOINT_SECONDS = 0.0
+    training_loop.CHECKPOINT_SECONDS = 0.0
     masksearch.cli.running.print_result = lambda *_: None
     masksearch.report.html_page.sweep_drawings = lambda *_: []
 

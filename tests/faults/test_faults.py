@@ -293,7 +293,7 @@ def test_early_bird_trains_again_where_its_masks_are_missing(tmp_path):
     flat = {"schedule": ["early_bird"], "epochs": 6, "early_bird_threshold": 0.5}
     [whole] = run_sweep(settings_in(tmp_path / "whole", **flat)).cells
     monkey = pytest.MonkeyPatch()
-    monkey.setattr("masksearch.training.trainer.CHECKPOINT_SECONDS", 0.0)
+    monkey.setattr("masksearch.training.training_loop.CHECKPOINT_SECONDS", 0.0)
     epochs = []
 
     class Watch(ms.experiment.SweepCallback):

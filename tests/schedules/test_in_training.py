@@ -5,7 +5,7 @@ import torch
 from in_training_cases import KINDS, OPTIMIZERS, SPACES, SPLIT, chooser, gradual, how, make_model, regrowing, trained
 
 from masksearch.schedules.in_training import Gradual, Regrowing, default_end, default_interval
-from masksearch.training import train, trainer
+from masksearch.training import train, training_loop
 from masksearch.utils.errors import InputError
 
 
@@ -39,7 +39,7 @@ def test_a_training_that_begins_late_has_the_whole_course(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optimizer):
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     class InterruptionError(Exception):
         pass

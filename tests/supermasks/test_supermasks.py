@@ -15,7 +15,7 @@ from masksearch.data import Split, load_data
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
 from masksearch.supermasks import SUPERMASKS, ScoredNetwork, SupermaskSettings, kaiming, learn
-from masksearch.training import evaluate, trainer
+from masksearch.training import evaluate, trainer, training_loop
 from masksearch.utils.errors import InputError
 
 
@@ -153,7 +153,7 @@ def test_resumed_is_uninterrupted(name, tmp_path):
 
     wanted = run()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+        patch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             run(path, killed)
     rows = []

@@ -12,7 +12,7 @@ from training_cases import InterruptionError
 
 import masksearch as ms
 from masksearch.tasks import IGNORED
-from masksearch.training import trainer
+from masksearch.training import training_loop
 from masksearch.training.duration import Duration
 
 N = 131  # an odd number, so that the last batches are uneven
@@ -167,7 +167,7 @@ def scorings():
 
 def run(folder):
     """Run everything; write the results of this process to ``folder``."""
-    with mock.patch.object(trainer, "CHECKPOINT_SECONDS", 0.0), ms.distributed("cpu") as ranks:
+    with mock.patch.object(training_loop, "CHECKPOINT_SECONDS", 0.0), ms.distributed("cpu") as ranks:
         results = {"trainings": trainings(folder, ranks.first), "scorings": scorings(), "order": order()}
         torch.save(results, folder / f"results_{ranks.rank}_of_{ranks.size}.pt")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.training import TrainSettings, train, trainer
+from masksearch.training import TrainSettings, train, training_loop
 
 OPTIMIZERS = {"sgd": 0.05, "adam": 0.003, "adamw": 0.003, "adadelta": 1.0}
 SETTINGS = TrainSettings(epochs=3, batch_size=32, lr=0.05, nesterov=True, weight_decay=1e-2)
@@ -70,7 +70,7 @@ class InterruptionError(Exception):
 
 def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, build=make_model, remask=None, **more):
     """A training that stops after an epoch and goes on; ``remask`` makes changing masks for a network."""
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     def run(on_epoch):
         model = build()
