@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import filelock
+
 from tests.faults.forks import Ended, waited, watch
 
 __all__ = ["Branch", "Branches", "branches_of"]
@@ -75,6 +77,7 @@ class Branches:
                     if error is None:
                         os.kill(os.getpid(), signal.SIGKILL)
                     assert error is not None
+                    _own_locks()
                     raise OSError(error, os.strerror(error), path)
                 ended = waited(child, out, err, _SECONDS)
             after = _content(self.root)
@@ -98,6 +101,11 @@ class Branches:
             (self.states / state).mkdir()
             _restore(self.states / state, content, {})
         return state
+
+
+def _own_locks() -> None:
+    """Let this fork go on with the locks that the run was acquiring: it takes the place of the run, which waits."""
+    filelock.BaseFileLock._raise_if_inherited = lambda self: None  # type: ignore[method-assign]
 
 
 def branches_of(out: str) -> Iterator[Branch]:
