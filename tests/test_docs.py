@@ -119,6 +119,13 @@ def test_the_methods_of_the_readme_run(in_a_folder):
     assert cli.main(["run", *flags]) == 0
 
 
+def test_the_criterion_of_the_plugin_page_runs(in_a_folder):
+    plugin.load_plugins(["activation.py"])
+    check_criterion(CRITERIA["activation"])
+    flags = "--plugin activation.py --granularity filter --methods activation"
+    assert cli.main(["run", *flags.split(), *SMALL.split()]) == 0
+
+
 def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
     plugin.load_plugins(["task.py"])
     check_model(MODELS["small_cnn"])

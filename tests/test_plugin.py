@@ -93,6 +93,24 @@ def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, cap
     assert "2 of 2 cells are finished already" in capsys.readouterr().out
 
 
+def test_show_says_which_plugin_a_sweep_needs(tmp_path, capsys):
+    (tmp_path / "own.py").write_text(MODULE)
+    with plugin.scoped():
+        assert cli.main([*SWEEP, "--plugin", "own.py"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", "runs/sweep"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown model 'two_layers'; the sweep used the plugin own.py: add --plugin own.py" in error
+    assert "lenet_300_100" not in error
+
+
+def test_an_exception_of_a_criterion_without_batches_has_a_note(tmp_path):
+    (tmp_path / "own.py").write_text(MODULE.replace("torch.arange(space.n_units)", "next(iter(batches))[0]"))
+    with pytest.raises(StopIteration) as caught:
+        cli.main([*SWEEP, "--plugin", "own.py"])
+    assert "needs_batches=True" in caught.value.__notes__[0]
+
+
 def test_another_text_of_the_module_makes_another_run(tmp_path):
     digests = []
     for text in (MODULE, MODULE + "# changed\n", MODULE):

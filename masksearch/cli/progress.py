@@ -119,13 +119,14 @@ class ProgressBars(SweepCallback):
         """Print one line with the test metrics of a finished run of the sweep, before and after retraining."""
         metric = result.metric
         name = "" if metric.is_accuracy else f"  {metric.name}"
-        untrained, trained = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
+        before, after = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
+        words = ("repaired", "retrained") if cell.settings.repairs else ("untrained", "trained")
         emptied, constant = result.mask.empty_layers, result.trained.constant_outputs
         notes = "".join(f"  {escape(criterion)} was better" for criterion in result.kept_criteria)
         notes += f"  [yellow]empties {escape(', '.join(emptied))}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
-            f"[dim]{escape(f'{cell.label:<44}')}[/]{escape(name)} untrained {untrained}  trained {trained}{notes}",
+            f"[dim]{escape(f'{cell.label:<44}')}[/]{escape(name)} {words[0]} {before}  {words[1]} {after}{notes}",
             highlight=False,
             soft_wrap=True,
         )

@@ -250,7 +250,8 @@ def saliency(
     Raises
     ------
     InputError
-        If saliencies of units that are alive are not finite, or all equal as described above.
+        If the criterion returns anything but a tensor (n_units,), or saliencies of units that are alive are not finite,
+        or all equal as described above.
     """
     row = CRITERIA[name]
     extras: dict[str, object] = {}
@@ -259,6 +260,11 @@ def saliency(
     if row.takes_loss and loss is not None:
         extras["loss"] = loss
     values = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
+    if not isinstance(values, Tensor) or values.shape != (space.n_units,):
+        found = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise InputError(
+            f"criterion {name!r}: returned {found}; a tensor ({space.n_units},) is needed, one value per unit"
+        )
     ranked = values if alive is None else values[alive.bits]
     if not ranked.isfinite().all():
         raise InputError(

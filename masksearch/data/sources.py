@@ -47,7 +47,11 @@ def from_torchvision(name: str) -> Source:
             train, test = (kind(root, train=train, download=download) for train in (True, False))
         except (RuntimeError, ValueError, OSError) as error:
             if download:
-                raise InputError(f"{name} could not be downloaded to {root.absolute()}: {first_line(error)}") from None
+                reason = first_line(error).rstrip(":")
+                raise InputError(
+                    f"{name} could not be downloaded to {root.absolute()} ({reason}); check the network connection, "
+                    "or name a folder that has the data set with --data-root (root=)"
+                ) from None
             raise InputError(
                 f"no complete {name} in {root.absolute()}: name another folder with --data-root (root=), "
                 "or download it with --download (download=True)"

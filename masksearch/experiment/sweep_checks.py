@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
@@ -104,12 +105,25 @@ def checked_space(settings: Settings, data: Data, cells: list[Cell], dense: list
         _check_searcher(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
         Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
-    for row in map(CRITERIA.__getitem__, dict.fromkeys(criteria)):
-        if not row.needs_batches and not row.draws:
-            row.saliency(
-                model, space, [], initial=model.state_dict(), alive=None
-            )  # raises if the network has no values of it
+    for name in dict.fromkeys(criteria):
+        _check_criterion(name, model, space)
     return space
+
+
+def _check_criterion(name: str, model: nn.Module, space: NetworkSpace) -> None:
+    """Raise the error of a criterion that cannot rank the network's units; leave out those that need examples."""
+    row = CRITERIA[name]
+    if row.needs_batches or row.draws:
+        return
+    try:
+        row.saliency(model, space, [], initial=model.state_dict(), alive=None)
+    except InputError:
+        raise
+    except Exception as error:  # of a plugin's criterion, which may raise anything
+        error.add_note(
+            f"criterion {name!r} got no batches; if it reads examples, set needs_batches=True in its Criterion"
+        )
+        raise
 
 
 def _check_objectives(settings: Settings, task: Task) -> None:

@@ -60,8 +60,11 @@ def random_inputs(example: Nested, most: int, generator: torch.Generator) -> Nes
     """Return a batch of normally distributed inputs, shaped like one example; its integers are repeated, not drawn.
 
     It has at most ``most`` examples and fewer of large ones, since small networks have dead outputs for some inputs.
+    Without floating-point inputs it has one example: repeated, the outputs of a network of one output would not vary.
     """
-    n = max(1, min(most, 30_000 // sum(tensor.numel() for tensor in tensors_of(example))))
+    tensors = tensors_of(example)
+    drawn = any(tensor.is_floating_point() for tensor in tensors)
+    n = max(1, min(most, 30_000 // sum(tensor.numel() for tensor in tensors))) if drawn else 1
 
     def batch(tensor: Tensor) -> Tensor:
         shape = (n, *tensor.shape[1:])

@@ -62,7 +62,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
             assert torch.equal(parameter.grad, torch.full_like(parameter, 7.0)), "gradients changed"
         assert [m.training for m in model.modules()] == modes, "modes changed"
         assert [p.requires_grad for p in model.parameters()] == wants, "requires_grad changed"
-        assert torch.equal(torch.get_rng_state(), state), "torch's global random state was used"
+        assert torch.equal(torch.get_rng_state(), state), "torch's global random state was used; call eval()"
         for one, other in zip(batches, copies[0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), "batches changed"
         assert all(torch.equal(tensor, copies[1][key]) for key, tensor in initial.items()), "initial weights changed"

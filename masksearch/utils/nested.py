@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +40,8 @@ def as_nested(value: object, what: str) -> Nested:
     Parameters
     ----------
     value : Tensor, array, sequence or mapping
-        A list or tuple that holds tensors is a tuple of tensors; other lists and arrays become one tensor.
+        A list or tuple that holds tensors, or a tuple that holds arrays, is a tuple of tensors; other lists and arrays
+        become one tensor.
 
     Raises
     ------
@@ -49,7 +51,9 @@ def as_nested(value: object, what: str) -> Nested:
     nested: Nested
     if isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__")):
         nested = {str(name): _tensor(value[name], f"{what}[{name!r}]") for name in value.keys()}  # noqa: SIM118
-    elif isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+    elif (isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value)) or (
+        isinstance(value, tuple) and any(isinstance(part, np.ndarray) for part in value)
+    ):
         nested = tuple(_tensor(part, f"{what}[{place}]") for place, part in enumerate(value))
     else:
         nested = _tensor(value, what)
@@ -64,6 +68,8 @@ def as_nested(value: object, what: str) -> Nested:
 
 def _tensor(value: object, what: str) -> Tensor:
     try:
+        if isinstance(value, list) and any(isinstance(part, np.ndarray) for part in value):
+            value = np.stack(value)  # torch converts a list of arrays slowly
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         kind, reason = type(value).__name__, first_line(error)

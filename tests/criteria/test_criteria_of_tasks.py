@@ -150,6 +150,18 @@ def test_equal_saliencies_are_no_error_where_they_say_nothing_of_the_loss():
     assert found.shape == (1,)
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [(torch.ones(89), r"returned a tensor \(89,\)"), ([1.0] * 90, "returned a list")],
+)
+def test_a_criterion_returns_one_value_per_unit(returned, words, monkeypatch):
+    model, _ = case("classification")
+    row = Criterion(lambda model, space, batches=(), *, initial=None, alive=None: returned, "a test")
+    monkeypatch.setitem(CRITERIA._rows, "broken", row)
+    with pytest.raises(InputError, match=rf"criterion 'broken': {words}; a tensor \(90,\) is needed"):
+        ms.criteria.saliency("broken", model, weight_space(model))
+
+
 def test_saliencies_that_are_not_finite_are_an_error_where_units_are_alive(monkeypatch):
     model, split = case("classification")
     space = weight_space(model)

@@ -48,6 +48,15 @@ def test_splits_of_any_form_are_disjoint_complete_and_of_one_form(form, task):
     assert torch.equal(data.train.targets, data.train.targets.new_tensor(targets.tolist())[place])
 
 
+def test_tuples_of_arrays_are_tuples_of_tensors_and_lists_of_arrays_one_tensor():
+    inputs, targets = inputs_of("tuple"), (torch.arange(N) % 3).numpy()
+    arrays = tuple(tensor.numpy() for tensor in inputs)
+    data = ms.Data.from_tensors("d", (arrays, targets), (arrays, targets))
+    assert all(map(torch.equal, data.test.inputs, inputs))
+    rows = (list(arrays[0]), targets)
+    assert torch.equal(ms.Data.from_tensors("d", rows, rows).test.inputs, inputs[0])
+
+
 class Items(Dataset):
     """(input, target) pairs; counts what is read."""
 

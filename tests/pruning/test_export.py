@@ -8,6 +8,7 @@ from torch.nn.utils import prune
 
 import masksearch as ms
 from masksearch.pruning import export
+from masksearch.utils.nested import call_model, output_tensors, tensors_of
 
 needs_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")),
@@ -95,9 +96,44 @@ def test_a_torch_pruned_network_is_exported(write, tmp_path):
     assert (run(path, images(4)) - wanted).abs().max() <= 1e-4 * wanted.std()
 
 
-class Pair(nn.Module):
+class TwoInputs(nn.Module):
+    """Two inputs; returns a dict, or a tuple."""
+
+    def __init__(self, form=dict):
+        super().__init__()
+        self.left, self.right, self.form = nn.Linear(4, 8), nn.Linear(5, 8), form
+
+    def forward(self, x, tokens=None):
+        hidden = (self.left(x) + self.right(tokens)).relu()
+        return {"logits": hidden, "sum": hidden.sum(1)} if self.form is dict else (hidden, [hidden.sum(1)])
+
+
+@pytest.mark.parametrize("write", WRITERS.values())
+@pytest.mark.parametrize("form", [dict, tuple])
+def test_networks_of_several_inputs_and_outputs_are_exported(write, form, tmp_path):
+    model, x, tokens = TwoInputs(form).eval(), torch.randn(3, 4), torch.randn(3, 5)
+    example = {"tokens": tokens, "x": x} if form is dict else (x, tokens)
+    path = tmp_path / ("network.onnx" if write is export.to_onnx else "network.pt2")
+    assert write(model, example, path).max_difference <= 1e-4
+    wanted = output_tensors(call_model(model, example))
+    if write is export.to_onnx:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path)
+        inputs, outputs = (["tokens", "x"], ["logits", "sum"])
+        if form is tuple:
+            inputs, outputs = ["input_0", "input_1"], ["output_0", "output_1"]
+        feeds = dict(zip(inputs, (part.numpy() for part in tensors_of(example)), strict=True))
+        found = [torch.from_numpy(array) for array in session.run(outputs, feeds)]
+    else:
+        found = output_tensors(call_model(torch.export.load(path).module(), example))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.detach(), atol=1e-4, rtol=1e-4)
+
+
+class Integers(nn.Module):
     def forward(self, x):
-        return x, x
+        return x.argmax(1)
 
 
 class FixedBatch(nn.Module):
@@ -115,7 +151,7 @@ def test_what_cannot_be_exported(write, tmp_path):
     path = tmp_path / "network"
     path.write_bytes(b"an older file")
     bad = [
-        (Pair(), torch.randn(2, 3), "Pair returns a tuple"),
+        (Integers(), torch.randn(2, 3), "Integers returns torch.int64; float tensors are needed"),
         (Branching(), torch.randn(2, 3), "Branching can't be exported"),
         (FixedBatch(), torch.randn(2, 3), "FixedBatch can't be exported for every batch size"),
         (network(), torch.randn(2, 3, 8, 8), "doesn't take a batch of"),
@@ -132,9 +168,9 @@ def test_what_cannot_be_exported(write, tmp_path):
 def test_a_file_with_other_outputs_is_not_written(tmp_path):
     model, path = network().eval(), tmp_path / "network"
     with pytest.raises(ms.InputError, match="gives other outputs"):
-        export.programs._checked(model, images(5), lambda x: model(x) + 1e-3, path, b"")
+        export.programs._checked(model, images(5), lambda x: [model(x) + 1e-3], path, b"")
     with pytest.raises(ms.InputError, match=r"gives outputs \(1,\) for a batch of 1"):
-        export.programs._checked(model, images(5), lambda x: model(x)[:, 0], path, b"")
+        export.programs._checked(model, images(5), lambda x: [model(x)[:, 0]], path, b"")
     assert not path.exists()
 
 

@@ -52,11 +52,23 @@ class KeepsATensor(nn.Module):
         return self.f(self.last[0].mean((2, 3)))
 
 
+class OneNumber(nn.Module):
+    """Tokens in, one number per example out."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.gru, self.out = nn.Embedding(11, 6), nn.GRU(6, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, tokens):
+        return self.out(self.gru(self.embedding(tokens))[0].mean(1)).squeeze(-1)
+
+
 EXAMPLES = [
     (TwoBranches, (torch.randn(2, 4), torch.randn(2, 5))),
     (TwoBranches, {"y": torch.randn(2, 5), "x": torch.randn(2, 4)}),
     (Detector, torch.randn(2, 3, 6, 6)),
     (KeepsATensor, torch.randn(2, 3, 8, 8)),
+    (OneNumber, torch.randint(11, (2, 5))),
 ]
 
 

@@ -207,9 +207,10 @@ class Settings:
         except InputError as error:
             plugins = flat.get("plugin")
             if plugins and isinstance(plugins, list | tuple):
-                words = " ".join(map(str, plugins))
+                words, text = " ".join(map(str, plugins)), str(error)
+                missing = text.split(": ")[0] if text.startswith("unknown ") else text  # without all known names
                 raise InputError(
-                    f"{error}; {source} names the plugin {words}: --plugin {words} runs its code"
+                    f"{source}: {missing}; the sweep used the plugin {words}: add --plugin {words}, which runs its code"
                 ) from None
             raise
 

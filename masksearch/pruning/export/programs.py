@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, evaluated, forward
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
+from masksearch.utils.nested import Nested, call_model, output_tensors, take, tensors_of
 
 _TOLERANCE = 1e-4  # of the outputs' standard deviation
 _TRACED = 2  # batch size of the trace; a size of 1 would become a constant
@@ -34,17 +35,18 @@ class Exported:
     onnxruntime, which runs the file, is not installed."""
 
 
-def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
+def to_onnx(model: nn.Module, example_input: Nested, path: str | Path) -> Exported:
     """Export a network in eval mode to an ONNX file for any batch size, and compare outputs of file and network.
 
-    The graph has the input ``input`` and the output ``output``. Outputs are compared if onnxruntime is installed, for
-    batches of 1 and 5, before the file is written.
+    The graph has the input ``input`` and the output ``output``; several are ``input_0``, ``output_0`` and so on, and
+    tensors of dicts have the names of their keys. Outputs are compared if onnxruntime is installed, for batches of 1
+    and 5, before the file is written.
 
     Parameters
     ----------
     model : nn.Module
         Any network; it does not change.
-    example_input : Tensor (n, ...)
+    example_input : Tensor (n, ...), or tuple or dict of such tensors
         Inputs for trace and comparison.
     path : str or Path
         The file, usually ``*.onnx``.
@@ -52,21 +54,31 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
     Raises
     ------
     InputError
-        If the extra ``export`` is not installed, the network can't process ``example_input``, returns anything but one
-        tensor, can't be exported for every batch size, or the exported outputs differ.
+        If the extra ``export`` is not installed, the network can't process ``example_input``, returns anything but
+        float tensors, can't be exported for every batch size, or the exported outputs differ.
     """
     for needed in ("onnx", "onnxscript"):
         if find_spec(needed) is None:
             raise InputError(f"exporting to ONNX needs the package {needed}: pip install 'masksearch[export]'")
-    network, batch = _ready(model, example_input)
+    network, batch, outputs = _ready(model, example_input)
     size = sum(tensor.nbytes for tensor in network.state_dict().values() if isinstance(tensor, Tensor))
     if size > _PROTOBUF_LIMIT:
         raise InputError(f"model: {type(model).__name__} has {size} bytes; one ONNX file holds less than 2 GiB")
 
+    inputs = _names("input", batch)
+    results = _names("output", outputs)
+    if set(inputs) & set(results):
+        results = _names("output", tuple(output_tensors(outputs)))
+
     def write() -> bytes:
         # Through torch.export, which refuses programs for one batch size only; the ONNX exporter would fix that size.
+        flat = network if isinstance(batch, Tensor) and isinstance(outputs, Tensor) else _Flat(network, batch)
         program: Any = torch.onnx.export(
-            _program(network, batch), input_names=["input"], output_names=["output"], dynamo=True, verbose=False
+            _program(flat, batch if flat is network else tuple(tensors_of(batch))),
+            input_names=inputs,
+            output_names=results,
+            dynamo=True,
+            verbose=False,
         )
         return program.model_proto.SerializeToString()
 
@@ -76,12 +88,15 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
         return Exported(Path(path), len(content), None)
     runtime = import_module("onnxruntime")
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    return _checked(
-        network, batch, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), path, content
-    )
+
+    def run(batch: Nested) -> list[Tensor]:
+        feeds = {name: tensor.numpy() for name, tensor in zip(inputs, tensors_of(batch), strict=True)}
+        return [torch.from_numpy(array) for array in session.run(results, feeds)]
+
+    return _checked(network, batch, run, path, content)
 
 
-def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
+def to_program(model: nn.Module, example_input: Nested, path: str | Path) -> Exported:
     """Export a network to a program file of ``torch.export``, in eval mode, on the CPU, for any batch size.
 
     The program's outputs are compared with the network's for batches of 1 and 5 before it is written. Load it with
@@ -99,7 +114,7 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
     InputError
         As :func:`to_onnx`; the extra is not needed.
     """
-    network, batch = _ready(model, example_input)
+    network, batch, _ = _ready(model, example_input)
 
     def write() -> bytes:
         buffer = io.BytesIO()
@@ -107,30 +122,53 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
         return buffer.getvalue()
 
     content = _attempt(model, write)
-    return _checked(network, batch, torch.export.load(io.BytesIO(content)).module(), path, content)
+    loaded = torch.export.load(io.BytesIO(content)).module()
+    return _checked(network, batch, lambda part: output_tensors(call_model(loaded, part)), path, content)
 
 
-def _ready(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return a copy of the network on the CPU in eval mode, and a batch of inputs for the comparison."""
+class _Flat(nn.Module):
+    """A network as a function of a list of tensors, which returns one tensor or a tuple of tensors."""
+
+    def __init__(self, network: nn.Module, batch: Nested) -> None:
+        super().__init__()
+        self.network = network
+        self.keys = list(batch) if isinstance(batch, dict) else None
+
+    def forward(self, *tensors: Tensor) -> Any:
+        inputs = tensors if self.keys is None else dict(zip(self.keys, tensors, strict=True))
+        found = output_tensors(call_model(self.network, inputs))
+        return found[0] if len(found) == 1 else tuple(found)
+
+
+def _ready(model: nn.Module, example_input: Nested) -> tuple[nn.Module, Nested, Any]:
+    """Return a copy of the network on the CPU in eval mode, a batch of inputs for the comparison, and its outputs."""
     check_batch(model, example_input)
-    if not isinstance(example_input, Tensor):
-        raise InputError(
-            f"example_input: a {type(example_input).__name__}; exports take networks with one input tensor; "
-            "wrap the network in a module that takes one"
-        )
     network = copied(model).cpu().eval().requires_grad_(False)
     batch = batch_of(example_input, max(_CHECKED), torch.device("cpu"))
     with evaluated(network), torch.no_grad():
-        output = forward(network, batch)
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        raise InputError(
-            f"model: {type(model).__name__} returns a {type(output).__name__}; one float tensor is needed to export it"
-        )
-    return network, batch
+        outputs = forward(network, batch)
+    found = output_tensors(outputs)
+    if not found or not all(tensor.is_floating_point() for tensor in found):
+        kinds = ", ".join(str(tensor.dtype) for tensor in found) or f"a {type(outputs).__name__} without tensors"
+        raise InputError(f"model: {type(model).__name__} returns {kinds}; float tensors are needed to export it")
+    return network, batch, outputs
 
 
-def _program(network: nn.Module, batch: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(network, (batch[:_TRACED],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+def _names(kind: str, value: Any) -> list[str]:
+    """Return the names of inputs or outputs in an ONNX graph: one per tensor."""
+    if isinstance(value, Mapping) and all(isinstance(tensor, Tensor) for tensor in value.values()):
+        return [str(name) for name in value]
+    tensors = output_tensors(value)
+    return [kind] if len(tensors) == 1 else [f"{kind}_{place}" for place in range(len(tensors))]
+
+
+def _program(network: nn.Module, batch: Nested) -> torch.export.ExportedProgram:
+    traced, size = take(batch, slice(_TRACED)), {0: torch.export.Dim("batch")}
+    if isinstance(traced, dict):
+        return torch.export.export(network, (), traced, dynamic_shapes=dict.fromkeys(traced, size))
+    arguments = (traced,) if isinstance(traced, Tensor) else traced
+    sizes: tuple[Any, ...] = (size,) * len(arguments)
+    return torch.export.export(network, arguments, dynamic_shapes=(sizes,) if isinstance(network, _Flat) else sizes)
 
 
 def _attempt(model: nn.Module, write: Callable[[], bytes]) -> bytes:
@@ -147,24 +185,30 @@ def _attempt(model: nn.Module, write: Callable[[], bytes]) -> bytes:
 
 
 def _checked(
-    network: nn.Module, batch: Tensor, run: Callable[[Tensor], Tensor], path: str | Path, content: bytes
+    network: nn.Module, batch: Nested, run: Callable[[Nested], list[Tensor]], path: str | Path, content: bytes
 ) -> Exported:
     worst = 0.0
     with torch.no_grad():
         for size in _CHECKED:
-            expected, output = network(batch[:size]).double(), run(batch[:size]).double()
-            if expected.shape != output.shape:
-                raise InputError(
-                    f"model: exported, {type(network).__name__} gives outputs {tuple(output.shape)} for a batch of "
-                    f"{size}, not {tuple(expected.shape)}"
-                )
-            spread = float(expected.std(correction=0)) or 1.0
-            difference = float((expected - output).abs().max()) / spread
-            if not difference <= _TOLERANCE:
-                raise InputError(
-                    f"model: exported, {type(network).__name__} gives other outputs: {difference:.2g} of their "
-                    f"standard deviation apart; at most {_TOLERANCE:g} is allowed"
-                )
-            worst = max(worst, difference)
+            part = take(batch, slice(size))
+            for expected, output in zip(output_tensors(call_model(network, part)), run(part), strict=True):
+                worst = max(worst, _difference(type(network).__name__, expected.double(), output.double(), size))
     write_bytes(path, content)
     return Exported(Path(path), len(content), worst)
+
+
+def _difference(name: str, expected: Tensor, output: Tensor, size: int) -> float:
+    """Return how far an output of the file is from the network's, in standard deviations; raise an error if too far."""
+    if expected.shape != output.shape:
+        raise InputError(
+            f"model: exported, {name} gives outputs {tuple(output.shape)} for a batch of {size}, "
+            f"not {tuple(expected.shape)}"
+        )
+    spread = float(expected.std(correction=0)) or 1.0
+    difference = float((expected - output).abs().max()) / spread
+    if not difference <= _TOLERANCE:
+        raise InputError(
+            f"model: exported, {name} gives other outputs: {difference:.2g} of their standard deviation apart; "
+            f"at most {_TOLERANCE:g} is allowed"
+        )
+    return difference

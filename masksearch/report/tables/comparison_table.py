@@ -28,7 +28,7 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
     settings = [(name, *values) for name, values in different_settings(results).items()]
     heads = ("setting", *(names if settings else ()))
     differing = Grid("Settings that differ", heads, settings or [("none",)], len(heads))
-    head = ("method", "sparsity", "found", "variant", *(f"{name}{metric.unit}" for name in names))
+    head = ("method", "variant", "sparsity", "found", *(f"{name}{metric.unit}" for name in names))
     head += tuple(f"{name} - {names[0]}" for name in names[1:])
     points = " in points" * metric.is_accuracy
     about = (
@@ -51,9 +51,9 @@ def _row(row: PairedRow, metric: Metric) -> tuple[str, ...]:
     )
     return (
         name_of(kind.method),
+        ", ".join(filter(None, words)),
         percent(kind.sparsity),
         kind.find_at,
-        ", ".join(filter(None, words)),
         *(estimate.text(metric.scale, metric.digits) for estimate in row.trained),
         *(estimate.text(metric.scale, metric.digits, "+") for estimate in row.difference),
     )

@@ -37,7 +37,7 @@ _FILES = {  # pattern, seen from the folder: what it is
     "dense.safetensors": "weights at the end",
     "best.safetensors": "weights at the best epoch by validation",
     "weights_*.safetensors": "weights at other moments",
-    "retrained.safetensors": "weights of the ticket after its last epoch",
+    "retrained.safetensors": "weights of the masked network after its last epoch of retraining",
     "retrained_*.safetensors": "weights of the ticket at other moments",
     "history.jsonl": "the search, one line per scored mask",
     "moves.i32": "the moves of the search",
