@@ -1,7 +1,7 @@
 """Finding the mask of a sweep's cell, by a search, a criterion or a learned supermask."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
@@ -15,7 +15,7 @@ from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, Trial
-from masksearch.core.scorer_protocols import HasScore
+from masksearch.core.scorer_protocols import HasScore, Scoring
 from masksearch.criteria import Connectivity, connected
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.context import CellContext
@@ -69,7 +69,7 @@ class MaskFinder:
     context: CellContext
     on_trial: Callable[[Trial, History, Searcher], None]
     callback: SweepCallback
-    later: bool = False  # whether an earlier round has trained
+    later: bool = False
 
     def __call__(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         """Find a mask for the weights of ``model``, within the alive units.
@@ -110,45 +110,63 @@ class MaskFinder:
             progress=False,
         )
         scorer = cell_scorer(context, model, context.data.search, later=self.later)
-        whole = amount.across("global")  # the scope is for criteria
         if alive is not None:
-            if amount.hold != "units" or amount.per_layer is not None:
-                raise InputError(
-                    f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to "
-                    "one density in units only"
-                )
-            left = Subspace(alive)
-            history = run(
-                left,
-                scorer=self._shared(SubspaceScorer(scorer, left)),
-                density=whole.at(left.density(amount.single("rounds have one"))),
-                start=None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits)),
-                saliencies={name: left.reduced(values) for name, values in inputs.saliencies.items()},
-                energy=None if inputs.energy is None else SubspaceEnergy(inputs.energy, left),
-            )
-            masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
-            return self._best(masks, history, inputs, model)
+            return self._search_of_alive(run, scorer, amount, alive, inputs, model)
         run = partial(
             run, context.space, scorer=self._shared(scorer), saliencies=inputs.saliencies, energy=inputs.energy
         )
+        whole = amount.across("global")  # the scope is for criteria
         if cell.front:
-            with locked(folder, wait=True):  # another sweep may be searching this front
-                RunFolder(folder, cell.front_identity, cell.deciding_settings())
-                history = run(density=whole.at(1.0), cost=self._front_cost(model))
-            within = {trial.mask.hash: trial for trial in history.within(cell.density) if trial.mask is not None}
-            masks = [trial.mask for trial in within.values() if trial.mask is not None]
-            result = self._best(masks, history, inputs, model)
-            trial = within[result.mask.hash]
-            choice = FrontChoice(f"{folder.parent.name}/{folder.name}", trial.number, trial.score.cost)
-            return replace(result, front=choice)
+            return self._search_of_front(run, whole, folder, inputs, model)
         refine = None
         if settings.scoring.connected:
             refine = partial(connected, connectivity=Connectivity(model, context.space, context.example))
         history = run(density=whole, start=inputs.start, refine=refine)
-        masks = [trial.mask for trial in history.top if trial.mask is not None]
+        masks = _masks(history.top)
         if (predicted := searcher.predicted_best) is not None:
             masks = [predicted, *masks]
         return self._best(masks, history, inputs, model)
+
+    def _search_of_alive(
+        self,
+        run: Callable[..., History],
+        scorer: Scoring,
+        amount: Amount,
+        alive: Mask,
+        inputs: SearchInputs,
+        model: nn.Module,
+    ) -> MaskResult:
+        """Search the units that earlier rounds have left."""
+        cell = self.context.cell
+        if amount.hold != "units" or amount.per_layer is not None:
+            raise InputError(
+                f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to "
+                "one density in units only"
+            )
+        left = Subspace(alive)
+        history = run(
+            left,
+            scorer=self._shared(SubspaceScorer(scorer, left)),
+            density=amount.across("global").at(left.density(amount.single("rounds have one"))),
+            start=None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits)),
+            saliencies={name: left.reduced(values) for name, values in inputs.saliencies.items()},
+            energy=None if inputs.energy is None else SubspaceEnergy(inputs.energy, left),
+        )
+        return self._best([left.lifted(mask) for mask in _masks(history.top)], history, inputs, model)
+
+    def _search_of_front(
+        self, run: Callable[..., History], whole: Amount, folder: Path, inputs: SearchInputs, model: nn.Module
+    ) -> MaskResult:
+        """Search the front that cells of several densities share; choose among its masks within the cell's density."""
+        cell = self.context.cell
+        with locked(folder, wait=True):  # another sweep may be searching this front
+            RunFolder(folder, cell.front_identity, cell.deciding_settings())
+            history = run(density=whole.at(1.0), cost=self._front_cost(model))
+        within = {trial.mask.hash: trial for trial in history.within(cell.density) if trial.mask is not None}
+        result = self._best(_masks(within.values()), history, inputs, model)
+        trial = within[result.mask.hash]
+        choice = FrontChoice(f"{folder.parent.name}/{folder.name}", trial.number, trial.score.cost)
+        return replace(result, front=choice)
 
     def _shared(self, scorer: HasScore) -> HasScore:
         """Return the scorer, or several workers that have it each, as the settings say."""
@@ -234,6 +252,10 @@ class MaskFinder:
             on_epoch=on_epoch,
         )
         return MaskResult(mask, seconds=seconds)
+
+
+def _masks(trials: Iterable[Trial]) -> list[Mask]:
+    return [trial.mask for trial in trials if trial.mask is not None]
 
 
 def front_folder(cell: Cell) -> Path:
