@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -118,83 +118,85 @@ def _tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def save_checkpoint(
-    path: Path,
-    identity: dict[str, object],
-    training: Training,
-    optimizer: Optimizer,
-    remask: MaskSchedule | None,
-    step: OptimizerStep,
-) -> None:
-    """Write the state of a training to a file, from which :func:`load_checkpoint` restores it.
+@dataclass(frozen=True)
+class Checkpoint:
+    """File of a training's state, from which a later call of the same training continues.
 
-    Random numbers derive from the seed, so that no generator is saved. Rank 0 alone writes the file.
+    Random numbers derive from the seed, so that no generator is saved.
     """
-    if not ranks().first:
-        return
-    best = training.best
-    tree = {
-        "format": _FORMAT,
-        "identity": identity,
-        "model": copy_weights(training.model),
-        "optimizer": optimizer.state_dict(),
-        "step": step.state_dict(),
-        "remask": None if remask is None else remask.state_dict(),
-        "epochs": [asdict(row) for row in training.epochs],
-        "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
-        "best": best and {"row": asdict(best.row), "weights": best.weights},
-        "stopped": training.stopped,
-    }
-    save_tree(path, tree)
 
+    path: Path
+    identity: dict[str, object]  # what the training is of: settings, and digests of its data
+    training: Training
+    optimizer: Optimizer
+    remask: MaskSchedule | None
 
-def load_checkpoint(
-    path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
-) -> dict[str, Any] | None:
-    """Restore a training from a checkpoint file, in place; return the saved state of its OptimizerStep.
+    def save(self, step: OptimizerStep) -> None:
+        """Write the state of the training and of its optimiser step. Rank 0 alone writes the file."""
+        if not ranks().first:
+            return
+        training, best = self.training, self.training.best
+        tree = {
+            "format": _FORMAT,
+            "identity": self.identity,
+            "model": copy_weights(training.model),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step.state_dict(),
+            "remask": None if self.remask is None else self.remask.state_dict(),
+            "epochs": [asdict(row) for row in training.epochs],
+            "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
+            "best": best and {"row": asdict(best.row), "weights": best.weights},
+            "stopped": training.stopped,
+        }
+        save_tree(self.path, tree)
 
-    Raises
-    ------
-    InputError
-        If the file is no checkpoint, is damaged, or is of another training; the message names the first difference.
-    """
-    tree = ranks().from_first(lambda: _tree(path))
-    saved_identity = _FORMER_IDENTITY | tree["identity"]
-    for name, value in identity.items():
-        saved = saved_identity.get(name)
-        if name in _EXAMPLES and None in (saved, value):
-            continue  # of an earlier version, or of data whose content can't be read
-        if name in _EXAMPLES and saved != value:
+    def load(self) -> dict[str, Any] | None:
+        """Restore the training, the optimiser and the mask schedule; return the saved state of the optimiser step.
+
+        Raises
+        ------
+        InputError
+            If the file is no checkpoint, is damaged, or is of another training; the message names the first difference.
+        """
+        path, training = self.path, self.training
+        tree = ranks().from_first(lambda: _tree(path))
+        self._check_identity(_FORMER_IDENTITY | tree["identity"])
+        with refusing_checkpoint(path):
+            wanted = {name: tensor.detach() for name, tensor in training.model.state_dict().items()}
+            snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
+            best = tree["best"] and Best(_row(tree["best"]["row"]), tree["best"]["weights"])
+            for weights in (tree["model"], *snapshots.values(), *([best.weights] if best else [])):
+                check_tensors(weights, wanted, path, _REMEDY)
+            training.model.load_state_dict(tree["model"])
+            load_optimizer(self.optimizer, tree["optimizer"])
+            if self.remask is not None:
+                self.remask.load_state_dict(tree["remask"])
+            training.epochs = [_row(row) for row in tree["epochs"]]
+            first = self.identity["begin"]
+            if any(row.epoch - number != first for number, row in enumerate(training.epochs, start=1)):
+                raise InputError(f"{path} has other numbers of epochs than 1, 2, 3, ...; {_REMEDY}")
+            training.snapshots = snapshots
+            training.best = best or None
+            training.stopped = tree["stopped"]
+            step: dict[str, Any] | None = tree.get("step")
+            return step
+
+    def _check_identity(self, saved: Mapping[str, object]) -> None:
+        for name, value in self.identity.items():
+            before = saved.get(name)
+            if name in _EXAMPLES and None in (before, value):
+                continue  # of an earlier version, or of data whose content can't be read
+            if before == value:
+                continue
+            if name in _EXAMPLES:
+                raise InputError(
+                    f"checkpoint: {self.path} belongs to a training with other {_EXAMPLES[name]}; restore the data, or "
+                    "name another file"
+                )
             raise InputError(
-                f"checkpoint: {path} belongs to a training with other {_EXAMPLES[name]}; restore the data, or name "
-                "another file"
-            )
-        if saved != value:
-            raise InputError(
-                f"checkpoint: {path} belongs to a training with {name} {saved}, and this training has {value}; "
+                f"checkpoint: {self.path} belongs to a training with {name} {before}, and this training has {value}; "
                 "give the same settings, or name another file"
             )
-    with refusing_checkpoint(path):
-        wanted = {name: tensor.detach() for name, tensor in training.model.state_dict().items()}
-        snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
-        best = tree["best"] and Best(_row(tree["best"]["row"]), tree["best"]["weights"])
-        for weights in (tree["model"], *snapshots.values(), *([best.weights] if best else [])):
-            check_tensors(weights, wanted, path, _REMEDY)
-        training.model.load_state_dict(tree["model"])
-        load_optimizer(optimizer, tree["optimizer"])
-        if remask is not None:
-            remask.load_state_dict(tree["remask"])
-        training.epochs = [_row(row) for row in tree["epochs"]]
-        first = identity.get("begin", 0)
-        if [row.epoch - number for number, row in enumerate(training.epochs, start=1)] != [first] * len(
-            training.epochs
-        ):
-            raise InputError(f"{path} has other numbers of epochs than 1, 2, 3, ...; {_REMEDY}")
-        training.snapshots = snapshots
-        training.best = best or None
-        training.stopped = tree["stopped"]
-        step: dict[str, Any] | None = tree.get("step")
-        return step
 
 
 def _row(values: dict[str, Any]) -> EpochRow:

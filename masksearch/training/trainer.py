@@ -15,23 +15,22 @@ from masksearch.training.averaging import Averaging
 from masksearch.training.batches import Feed
 from masksearch.training.checkpoint import (
     NO_EXAMPLES,
+    Checkpoint,
     digest,
     examples_digest,
-    load_checkpoint,
     locks_checkpoint,
     refusing_checkpoint,
-    save_checkpoint,
 )
 from masksearch.training.data_parallel import DataParallel, check_sync_batchnorm, synchronised_norms
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
-from masksearch.training.evaluation import evaluate_feed
+from masksearch.training.evaluation import Evaluation, evaluate_feed
 from masksearch.training.examples import Examples, Resident, Streamed, as_examples, optimizer_steps
-from masksearch.training.input_check import Loss, check_inputs, mode_kept
+from masksearch.training.input_check import InputCheck, Loss, check_inputs, mode_kept
 from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.optimisation import build_optimizer, learning_rate
 from masksearch.training.optimizer_step import OptimizerStep
-from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.record import EpochRow, Training, copy_weights
 from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
@@ -155,7 +154,6 @@ def train(
     optimizer = build_optimizer(model.parameters(), settings, device)
     training = Training(model, metric_name=split.task.metric_name)
     teacher = teacher if settings.distill else None
-    together.copy_from_first([] if teacher is None else teacher.to(device).state_dict().values())
     training_loss = TrainingLoss(
         checked.task,
         checked.loss_task,
@@ -165,16 +163,15 @@ def train(
         settings.distill_temperature,
     )
     if teacher is not None:
+        together.copy_from_first(teacher.to(device).state_dict().values())
         _check_teacher(model, teacher, split, training_loss, device)
     cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
     if cropped and not _are_images(split.sample(1)[0]):
         raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(split.sample(1)[0])}; set none")
 
-    path = None if checkpoint is None else Path(checkpoint)
-    identity: dict[str, object] = {}
-    saved_step = None
-    if path:
-        identity = asdict(settings) | {
+    file, saved_step = None, None
+    if checkpoint is not None:
+        identity: dict[str, object] = asdict(settings) | {
             "seed": seed,
             "augment": cropped,
             "images": len(split),
@@ -191,8 +188,9 @@ def train(
             "remask": None if remask is None else type(remask).__name__,
             "starting weights": digest(model.state_dict()),
         }
-        if together.from_first(path.exists):
-            saved_step = load_checkpoint(path, identity, training, optimizer, remask)
+        file = Checkpoint(Path(checkpoint), identity, training, optimizer, remask)
+        if together.from_first(file.path.exists):
+            saved_step = file.load()
             if remask is not None:
                 masking = Masking(model, remask.masks)
             if on_epoch:
@@ -214,15 +212,14 @@ def train(
         steps,
         lambda step: moments.after_step(training, step, averaging),
     )
-    if path and saved_step is not None:
-        with refusing_checkpoint(path):
+    if file and saved_step is not None:
+        with refusing_checkpoint(file.path):
             step.load_state_dict(saved_step)
 
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
-    val_feed = None
+    validate = None
     if val is not None and val_checked is not None:
-        val_part = parallel.part_of(val)
-        val_feed = Feed(val_part, device, checked.channels_last, check=val_checked.check_targets)
+        validate = _validation(model, val, val_checked, parallel, averaging, device)
     epochs = EpochPass(
         model=model,
         feed=feed,
@@ -245,12 +242,7 @@ def train(
             start, epoch = monotonic(), begin + len(training.epochs)
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
             train_loss, train_metric = epochs.run(epoch, lr)
-            evaluation = None
-            if val is not None and val_feed is not None and val_checked is not None:
-                with averaging.in_place() if averaging else nullcontext():
-                    evaluation = evaluate_feed(model, val_feed, val_checked)
-                if val_part is not val:
-                    evaluation = parallel.joined(evaluation, len(as_examples(val)))
+            evaluation = validate() if validate else None
             row = EpochRow(
                 epoch=epoch + 1,
                 train_loss=train_loss,
@@ -262,20 +254,18 @@ def train(
                 higher_is_better=split.task.higher_is_better,
             )
             row = together.from_first(partial(replace, row))  # all ranks decide by the same numbers
-            training.epochs.append(row)
-            if evaluation and row.finite and (training.best is None or row.better_than(training.best.row)):
-                training.best = Best(row, averaging.weights() if averaging else copy_weights(model))
+            training.add(row, averaging.weights if averaging else partial(copy_weights, model))
             waited = row.epoch - (training.best.epoch if training.best else begin)
             training.stopped = settings.stop_after is not None and waited >= settings.stop_after
             moments.after_epoch(training, row.epoch)
-            if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
-                save_checkpoint(path, identity, training, optimizer, remask, step)
+            if file and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
+                file.save(step)
                 saved = monotonic()
             ends = bool(on_epoch and on_epoch(row))
             if together.from_first(partial(bool, ends)):
                 training.stopped = True
-                if path:
-                    save_checkpoint(path, identity, training, optimizer, remask, step)
+                if file:
+                    file.save(step)
     if averaging is not None:
         averaging.store()
     moments.at_end(training)
@@ -311,6 +301,26 @@ def _check_request(
     check_sync_batchnorm(settings, device)
     if settings.precision == "float16" and device.type not in ("cpu", "cuda"):
         raise InputError(f"precision: float16; it is for CPU and CUDA, not for {device.type}; choose float32")
+
+
+def _validation(
+    model: nn.Module,
+    val: Examples,
+    checked: InputCheck,
+    parallel: DataParallel,
+    averaging: Averaging | None,
+    device: torch.device,
+) -> Callable[[], Evaluation]:
+    """Return a function that evaluates the network, with averaged weights if there are any, on all ranks together."""
+    part = parallel.part_of(val)
+    feed = Feed(part, device, checked.channels_last, check=checked.check_targets)
+
+    def validate() -> Evaluation:
+        with averaging.in_place() if averaging else nullcontext():
+            evaluation = evaluate_feed(model, feed, checked)
+        return evaluation if part is val else parallel.joined(evaluation, len(as_examples(val)))
+
+    return validate
 
 
 def _check_teacher(
