@@ -12,12 +12,11 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.blocks import block_cosine
-from masksearch.criteria.brain_surgeon import sparsegpt_mask
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, energy, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
 from masksearch.criteria.gradients import grasp, snip, taylor
-from masksearch.criteria.input_norms import owl, sparsegpt, wanda
+from masksearch.criteria.input_norms import owl, sparsegpt, sparsegpt_mask, wanda
 from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random

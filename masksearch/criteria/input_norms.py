@@ -1,4 +1,4 @@
-"""Weights rated by their size and by the inputs that they multiply: Wanda, OWL, and the costs of SparseGPT."""
+"""Weights rated by their size and by the inputs that they multiply: Wanda, OWL and SparseGPT."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
-from masksearch.criteria.batches import Batches, input_batches
-from masksearch.pruning.matrix_layers import input_sums, matrix_layers
-from masksearch.pruning.one_shot import outlier_densities
-from masksearch.pruning.one_shot.layer_methods import inverse_factor, wanda_ranks, weight_shaped
+from masksearch.criteria.batches import Batches, Loss, input_batches
+from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_layers
+from masksearch.pruning.one_shot import layer_methods, outlier_densities
+from masksearch.pruning.one_shot.layer_methods import Kept, inverse_factor, wanda_ranks, weight_shaped
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
@@ -36,7 +36,7 @@ def wanda(
         If a layer of the space is neither linear nor a 1-D or 2-D convolution.
     """
 
-    def ranks(matrices: Tensor, squares: Tensor) -> Tensor:
+    def ranks(layer: MatrixLayer, matrices: Tensor, squares: Tensor) -> Tensor:
         return wanda_ranks((matrices.abs() * squares.sqrt()[:, None]).flatten(0, 1))
 
     return _rated(model, space, batches, "wanda", lambda rows: rows.square().sum(1), ranks)
@@ -88,11 +88,41 @@ def sparsegpt(
         If a layer of the space is neither linear nor a 1-D or 2-D convolution, or its inputs are not finite.
     """
 
-    def costs(matrices: Tensor, grams: Tensor) -> Tensor:
+    def costs(layer: MatrixLayer, matrices: Tensor, grams: Tensor) -> Tensor:
         diagonals = torch.stack([inverse_factor(gram).diagonal() for gram in grams])
-        return (matrices / diagonals[:, None]).square().flatten(0, 1)
+        return (matrices / diagonals[:, None]).square()
 
-    return _rated(model, space, batches, "sparsegpt", lambda rows: rows.transpose(1, 2) @ rows, costs)
+    return _rated(model, space, batches, "sparsegpt", _gram, costs)
+
+
+def sparsegpt_mask(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    mask: Mask,
+    *,
+    alive: Mask | None = None,
+    loss: Loss | None = None,
+) -> Mask:
+    """Return SparseGPT's mask with as many weights in each layer as ``mask`` keeps.
+
+    Each layer's mask is chosen in blocks of 128 columns together with the optimal-brain update. 2:4 masks stay as they
+    are. Weights outside of ``alive`` count as zeros.
+    """
+    if space.fixed_density is not None:
+        return mask
+    kept = space.parameter_masks(mask)
+
+    def chosen(layer: MatrixLayer, matrices: Tensor, grams: Tensor) -> Tensor:
+        densities = layer.kept_entries(kept[layer.weight_name]).double().mean((1, 2)).tolist()
+        parts = zip(matrices, grams, map(Kept, densities), strict=True)
+        return torch.stack([layer_methods.sparsegpt(*part)[0] for part in parts])
+
+    return Mask(space, _rated(model, space, batches, "sparsegpt", _gram, chosen, alive=alive))
+
+
+def _gram(rows: Tensor) -> Tensor:
+    return rows.transpose(1, 2) @ rows
 
 
 @torch.no_grad()
@@ -102,26 +132,32 @@ def _rated(
     batches: Batches,
     criterion: str,
     of_rows: Callable[[Tensor], Tensor],
-    of_weights: Callable[[Tensor, Tensor], Tensor],
+    of_weights: Callable[[MatrixLayer, Tensor, Tensor], Tensor],
+    *,
+    alive: Mask | None = None,
 ) -> Tensor:
     """Return values of all weights, (n_units,), from sums over the rows of inputs of each layer.
 
-    ``of_rows`` gets float64 rows (groups, n, k) and returns what is summed over batches; ``of_weights`` gets the
-    layer's matrices (groups, out, k) and the sum, and returns the values of the weights (groups x out, k).
+    ``of_rows`` gets float64 rows (groups, n, k) and returns what is summed over batches. ``of_weights`` gets a layer,
+    its matrices (groups, out, k) and the sum, and returns the weights' values in the order of the matrices. Inputs are
+    those of the network as it is; weights outside of ``alive`` are zeros in the matrices.
     """
     network, device = copy_network(model).eval(), device_of(model)
     inputs = [to_device(batch, device) for batch in input_batches(batches, criterion)]
-    layers = {layer.name: layer for layer in matrix_layers(network, inputs[0])}
-    for layer in space.layers:
-        if layer.name not in layers:
+    found = {layer.weight_name: layer for layer in matrix_layers(network, inputs[0])}
+    for name in space.layer_weights():
+        if name not in found:
             raise InputError(
-                f"criterion {criterion!r}: layer {layer.name!r} is no linear layer or convolution that runs as a "
-                "module of its own; leave it out of the space with exclude="
+                f"criterion {criterion!r}: {name!r} is of no linear layer or convolution that runs as a module of its "
+                "own; leave its layer out of the space with exclude="
             )
-    sums = input_sums(network, {layer.name: layers[layer.name] for layer in space.layers}, inputs, of_rows)
+    layers = [found[name] for name in space.layer_weights()]
+    sums = input_sums(network, {layer.name: layer for layer in layers}, inputs, of_rows)
+    if alive is not None:
+        space.apply(network, alive)
     values = {}
-    for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
-        matrices = layers[layer.name].matrix(model.get_submodule(layer.name))[..., :-1]
-        found = of_weights(matrices, sums[layer.name][0].to(matrices.device))
-        values[weight] = weight_shaped(found, layers[layer.name], layer.shape)
+    for layer in layers:
+        matrices = layer.matrix(network.get_submodule(layer.name))[..., :-1]
+        rated = of_weights(layer, matrices, sums[layer.name][0].to(matrices.device))
+        values[layer.weight_name] = weight_shaped(rated, layer, model.get_parameter(layer.weight_name).shape)
     return space.unit_sums(values).cpu()

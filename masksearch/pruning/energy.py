@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from masksearch.core.energy import Energy, EnergyState, removal_order
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
-from masksearch.pruning.gram_matrices import LayerGrams, MatrixLayer, calibration_batches, gram_matrices, matrix_layers
+from masksearch.pruning.gram_matrices import LayerGrams, calibration_batches, gram_matrices
+from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.utils.copies import copy_network

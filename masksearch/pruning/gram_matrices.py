@@ -14,19 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.pruning.matrix_layers import MatrixLayer, Observed, matrix_layers, observed
+from masksearch.pruning.matrix_layers import MatrixLayer, Observed, observed
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples, take, to_device
-
-__all__ = [
-    "Gram",
-    "LayerGrams",
-    "MatrixLayer",
-    "calibration_batches",
-    "calibration_inputs",
-    "gram_matrices",
-    "matrix_layers",
-]
 
 HELD_OUT = 4  # every fourth batch makes the held-out matrices, the others make the fitted ones
 _BATCH = 64  # examples per forward pass

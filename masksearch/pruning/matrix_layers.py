@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -171,17 +172,12 @@ def input_sums(
     """
     sums: dict[str, tuple[Tensor, int]] = {}
 
-    def add(name: str, module: nn.Module, inputs: Tensor) -> None:
-        rows = layers[name].input_rows(module, inputs)
+    def add(name: str, inputs: Tensor) -> None:
+        rows = layers[name].input_rows(network.get_submodule(name), inputs)
         total, count = sums.get(name, (0.0, 0))
         sums[name] = total + of_rows(rows.double()), count + rows.shape[1]
 
-    with ExitStack() as hooks:
-        for name in layers:
-            module = network.get_submodule(name)
-            hooks.enter_context(
-                module.register_forward_pre_hook(lambda module, args, name=name: add(name, module, args[0]))
-            )
+    with reading(network, layers.values(), add):
         for batch in batches:
             call_model(network, batch)
     return sums
@@ -206,19 +202,7 @@ def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -
     """Context manager that records layers' inputs and, with ``shortcuts``, tensors that are added to their outputs."""
     found = {layer.name: Observed() for layer in layers}
     with ExitStack() as stack:
-        for layer in layers:
-            module, inputs = model.get_submodule(layer.name), found[layer.name].inputs
-            parent = model.get_submodule(layer.name.rpartition(".")[0])
-            if isinstance(parent, nn.MultiheadAttention):
-                stack.enter_context(_inputs_of_projection(parent, inputs))
-                continue
-            hook = module.register_forward_pre_hook(
-                lambda _, args, kwargs, inputs=inputs: inputs.append(
-                    (args[0] if args else next(iter(kwargs.values()))).detach()
-                ),
-                with_kwargs=True,
-            )
-            stack.callback(hook.remove)
+        stack.enter_context(reading(model, layers, lambda name, inputs: found[name].inputs.append(inputs)))
         if shortcuts and any(layer.added for layer in layers):
             trace = stack.enter_context(_Trace(model, {layer.name for layer in layers if layer.added}))
             yield found
@@ -229,8 +213,28 @@ def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -
 
 
 @contextmanager
-def _inputs_of_projection(attention: nn.MultiheadAttention, inputs: list[Tensor]) -> Iterator[None]:
-    """Within the block, append the inputs of the output projection, which no module call shows.
+def reading(model: nn.Module, layers: Iterable[MatrixLayer], read: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Context manager that calls ``read(layer name, inputs)`` in every run of a layer."""
+
+    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(name, (args[0] if args else next(iter(kwargs.values()))).detach())
+
+    with ExitStack() as stack:
+        for name in [layer.name for layer in layers]:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            if isinstance(parent, nn.MultiheadAttention):
+                stack.enter_context(_reading_projection(parent, partial(read, name)))
+            else:
+                hook = model.get_submodule(name).register_forward_pre_hook(
+                    lambda _, args, kwargs, name=name: note(name, args, kwargs), with_kwargs=True
+                )
+                stack.callback(hook.remove)
+        yield
+
+
+@contextmanager
+def _reading_projection(attention: nn.MultiheadAttention, read: Callable[[Tensor], None]) -> Iterator[None]:
+    """Within the block, call ``read(inputs)`` for the output projection, which no module call shows.
 
     The projection is the identity meanwhile, so that the attention returns these inputs; a hook then projects them.
     """
@@ -238,7 +242,7 @@ def _inputs_of_projection(attention: nn.MultiheadAttention, inputs: list[Tensor]
     own = (weight.data, None if bias is None else bias.data)
 
     def project(_: nn.Module, args: Any, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-        inputs.append(outputs[0].detach())
+        read(outputs[0].detach())
         return F.linear(outputs[0], *own), outputs[1]
 
     hook = attention.register_forward_hook(project)

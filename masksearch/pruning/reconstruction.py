@@ -23,14 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
-from masksearch.pruning.gram_matrices import (
-    Gram,
-    LayerGrams,
-    MatrixLayer,
-    calibration_batches,
-    gram_matrices,
-    matrix_layers,
-)
+from masksearch.pruning.gram_matrices import Gram, LayerGrams, calibration_batches, gram_matrices
+from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers
 from masksearch.pruning.physical import prune
 from masksearch.spaces import BlockSpace, FilterSpace, NetworkSpace
 from masksearch.training.input_check import takes_channels_last

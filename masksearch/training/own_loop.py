@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from masksearch.training.evaluation import evaluate
 from masksearch.training.input_check import mode_kept
 from masksearch.training.kept_mask import KeptMask
-from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.record import EpochRow, Training, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import seeded
 
@@ -45,7 +45,7 @@ class TrainFunction(Protocol):
         """
 
 
-def check_train_function(function: Callable[..., Any], name: str = "train_fn") -> None:
+def check_train_function(function: Callable[..., Any]) -> None:
     """Raise an :class:`InputError` for a function without the parameters of :class:`TrainFunction`."""
     try:
         inspect.signature(function).bind(None, None, masks={}, epochs=1, seed=0, device=torch.device("cpu"))
@@ -53,7 +53,7 @@ def check_train_function(function: Callable[..., Any], name: str = "train_fn") -
         return  # a built-in function shows no parameters
     except TypeError as error:
         raise InputError(
-            f"{name}: {error}; a function f(model, data, *, masks, epochs, seed, device) is needed, which trains the "
+            f"train_fn: {error}; a function f(model, data, *, masks, epochs, seed, device) is needed, which trains the "
             "model in place"
         ) from None
 
@@ -109,6 +109,5 @@ def train_by_function(
         seconds=monotonic() - begun,
         higher_is_better=data.task.higher_is_better,
     )
-    training.epochs.append(row)
-    training.best = Best(row, copy_weights(model)) if row.finite else None
+    training.add(row, lambda: copy_weights(model))
     return training

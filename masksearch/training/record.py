@@ -1,5 +1,6 @@
 """Record of a training: rows of epochs, snapshots, best weights."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 
@@ -108,6 +109,12 @@ class Training:
         best = "" if self.best is None else f", best epoch {self.best.epoch}"
         state = ", stopped" if self.stopped else ", diverged" if self.diverged else ""
         return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{metric}{best}{state})"
+
+    def add(self, row: EpochRow, weights: Callable[[], Weights]) -> None:
+        """Append the results of an epoch; keep what ``weights()`` returns if the epoch is the best by validation."""
+        self.epochs.append(row)
+        if row.val_loss is not None and row.finite and (self.best is None or row.better_than(self.best.row)):
+            self.best = Best(row, weights())
 
     @property
     def diverged(self) -> bool:

@@ -9,7 +9,7 @@ from masksearch.training.averaging import Averaging
 from masksearch.training.checkpoint import Checkpoint
 from masksearch.training.epoch import EpochPass
 from masksearch.training.optimisation import learning_rate
-from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.record import EpochRow, Training, copy_weights
 from masksearch.training.request import TrainingRequest
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.validation import Validation
@@ -71,9 +71,7 @@ class TrainingLoop:
     def _record(self, row: EpochRow) -> None:
         """Add the row; keep the weights if they are the best; stop early after too many epochs that are not."""
         training, patience = self.training, self.request.settings.stop_after
-        training.epochs.append(row)
-        if row.val_loss is not None and row.finite and (training.best is None or row.better_than(training.best.row)):
-            training.best = Best(row, self.averaging.weights() if self.averaging else copy_weights(training.model))
+        training.add(row, self.averaging.weights if self.averaging else partial(copy_weights, training.model))
         waited = row.epoch - (training.best.epoch if training.best else self.request.begin)
         training.stopped = patience is not None and waited >= patience
         self.moments.after_epoch(training, row.epoch)

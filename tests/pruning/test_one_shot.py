@@ -278,6 +278,30 @@ def test_the_criterion_wanda_gives_the_same_mask_for_one_layer() -> None:
         ms.criteria.select("wanda", other, ms.weight_space(other), [(torch.randn(4, 2, 3), None)], 0.5)
 
 
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "owl", "sparsegpt"])
+def test_criteria_of_inputs_rate_the_projections_of_multihead_attention(criterion: str) -> None:
+    model = Attention().eval()
+    space, batches = ms.weight_space(model), [(torch.randn(8, 5, 8), None)]
+    mask = ms.criteria.select(criterion, model, space, batches, 0.5, scope="layerwise")
+    assert space.layer_weights() == ["attention.in_proj_weight", "attention.out_proj.weight"]
+    assert [int(mask.bits[layer.slice].sum()) for layer in space.layers] == [layer.size // 2 for layer in space.layers]
+
+
+def test_output_projections_of_multihead_attention_are_pruned() -> None:
+    result = ms.one_shot(Attention().eval(), torch.randn(8, 5, 8), sparsity=0.5)
+    assert [(layer.name, layer.density) for layer in result.layers] == [("attention.out_proj", 0.5)]
+    assert int(result.model.attention.out_proj.weight.count_nonzero()) == 32
+
+
 def test_the_criterion_owl_keeps_outlier_densities_at_one_global_ranking() -> None:
     model = network()
     with torch.no_grad():

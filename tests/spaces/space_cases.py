@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
 from masksearch.pruning.physical import prune
 from masksearch.spaces.filter_mask_space import FilterSpace
 
@@ -22,6 +23,44 @@ class Net(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.run(self, inputs)
+
+
+def random_network(net: nn.Module, spread: float = 1.0, seed: int = 0) -> nn.Module:
+    """Return a copy in eval mode with uniform parameters in [-spread, spread] and random buffers."""
+    net, generator = copy.deepcopy(net).eval(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(-spread, spread, generator=generator)
+        for name, buffer in net.named_buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5 if "var" in name else -0.5, 1.5, generator=generator)
+    return net
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Add normal noise to the parameters of a model, in place; return the model in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return model.eval()
+
+
+def random_mask(space: FilterSpace, density: float, seed: int = 0) -> Mask:
+    """Return a random mask whose layers keep different numbers of units."""
+    generator = torch.Generator().manual_seed(seed)
+    return space.top_k(torch.rand(space.n_units, generator=generator), density, "global", on_empty="keep_one")
+
+
+def assert_masked_equals_pruned(net: nn.Module, space: FilterSpace, mask: Mask, example: Tensor) -> None:
+    """Assert that masked and pruned networks have equal outputs in float32 and float64, and as many parameters."""
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+        net, inputs = net.to(dtype), example.to(dtype) if example.is_floating_point() else example
+        small = prune(net, space, mask)
+        with torch.no_grad(), space.applied(net, mask):
+            masked, pruned = net(inputs), small(inputs)
+        assert (masked - pruned).abs().max() <= tolerance * masked.std()
+        assert sum(each.numel() for each in small.parameters()) == space.kept_params(mask)
 
 
 def assert_exact(net: nn.Module, space: FilterSpace, example: Tensor) -> None:

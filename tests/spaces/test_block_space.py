@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
+from space_cases import randomised
 from torch import nn
 
 import masksearch as ms
@@ -117,14 +118,6 @@ NETWORKS = {
         1,
     ),
 }
-
-
-def randomised(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
-    return model.eval()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -6,25 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from space_cases import Net
 from torch import nn
 
 from masksearch.models import build_model
 from masksearch.pruning.physical import prune
 from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.utils.errors import InputError
-
-
-class Net(nn.Module):
-    """Layers by name, and a function of (net, images)."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self.run = forward
-
-    def forward(self, images):
-        return self.run(self, images)
 
 
 def pool(images):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from space_cases import random_mask, random_network
 from torch import nn
 
 from masksearch.core.mask import Mask
@@ -123,16 +124,7 @@ NETWORKS = {
 
 def build(name, seed=0):
     net, x, units = NETWORKS[name]
-    net, generator = copy.deepcopy(net).eval(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.uniform_(-1, 1, generator=generator)
-    return net, x, units
-
-
-def random_mask(space, density):
-    generator = torch.Generator().manual_seed(0)
-    return space.top_k(torch.rand(space.n_units, generator=generator), density, "global", on_empty="keep_one")
+    return random_network(net, seed=seed), x, units
 
 
 def difference(one, other):

@@ -1,10 +1,9 @@
 """Channels of GroupNorm, by whole groups, and of InstanceNorm: masked and pruned networks are equal."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
+from space_cases import assert_masked_equals_pruned, random_mask, random_network
 from torch import nn
 
 from masksearch.core.mask import Mask
@@ -98,19 +97,7 @@ NETWORKS = {
 
 def build(name, seed=0):
     net, x, units = NETWORKS[name]
-    net, generator = copy.deepcopy(net).eval(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.uniform_(-1, 1, generator=generator)
-        for buffer_name, buffer in net.named_buffers():
-            if buffer.is_floating_point():
-                buffer.uniform_(0.5 if "var" in buffer_name else -0.5, 1.5, generator=generator)
-    return net, x, units
-
-
-def random_mask(space, density):
-    generator = torch.Generator().manual_seed(0)
-    return space.top_k(torch.rand(space.n_units, generator=generator), density, "global", on_empty="keep_one")
+    return random_network(net, seed=seed), x, units
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -125,14 +112,7 @@ def test_units(name):
 def test_masked_equals_pruned(name, density):
     net, x, _ = build(name)
     space = filter_space(net, x)
-    mask = random_mask(space, density)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
-        net, inputs = net.to(dtype), x.to(dtype)
-        small = prune(net, space, mask)
-        with torch.no_grad(), space.applied(net, mask):
-            masked, pruned = net(inputs), small(inputs)
-        assert (masked - pruned).abs().max() <= tolerance * masked.std()
-        assert sum(each.numel() for each in small.parameters()) == space.kept_params(mask)
+    assert_masked_equals_pruned(net, space, random_mask(space, density), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

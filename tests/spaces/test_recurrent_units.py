@@ -1,10 +1,9 @@
 """Hidden units of RNNs, GRUs and LSTMs: masked and pruned networks are equal, also after training and loading."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
+from space_cases import Net, assert_masked_equals_pruned, random_mask, random_network
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -15,19 +14,6 @@ from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, s
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.spaces.filter_mask_space import filter_space
 from masksearch.utils.errors import InputError
-
-
-class Net(nn.Module):
-    """Layers by name, and a function of (net, input)."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self.run = forward
-
-    def forward(self, x):
-        return self.run(self, x)
 
 
 def packed(net, x, states=False):
@@ -167,18 +153,7 @@ NETWORKS = {
 
 def build(name, seed=0):
     forward, layers, x, units = NETWORKS[name]
-    net = Net(forward, **copy.deepcopy(layers)).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.uniform_(-0.7, 0.7, generator=generator)
-    return net, x, units
-
-
-def random_mask(space, density, seed=0):
-    """Layers of a random mask keep different numbers of units."""
-    generator = torch.Generator().manual_seed(seed)
-    return space.top_k(torch.rand(space.n_units, generator=generator), density, "global", on_empty="keep_one")
+    return random_network(Net(forward, **layers), 0.7, seed), x, units
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -193,14 +168,7 @@ def test_units(name):
 def test_masked_equals_pruned(name, density):
     net, x, _ = build(name)
     space = filter_space(net, x)
-    mask = random_mask(space, density)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
-        net, inputs = net.to(dtype), x.to(dtype) if x.is_floating_point() else x
-        small = prune(net, space, mask)
-        with torch.no_grad(), space.applied(net, mask):
-            masked, pruned = net(inputs), small(inputs)
-        assert (masked - pruned).abs().max() <= tolerance * masked.std()
-        assert sum(each.numel() for each in small.parameters()) == space.kept_params(mask)
+    assert_masked_equals_pruned(net, space, random_mask(space, density), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

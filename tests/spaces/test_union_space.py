@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from space_cases import randomised
 from torch import nn
 
 import masksearch as ms
@@ -48,14 +49,6 @@ NETWORKS = {
     "mlp": (mlp, torch.zeros(1, 8), {}),
     "mlp, multiples": (mlp, torch.zeros(1, 8), {"multiple_of": 8}),
 }
-
-
-def randomised(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
-    return model.eval()
 
 
 def union(model, example, proved=False, **settings):

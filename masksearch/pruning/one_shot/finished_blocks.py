@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from masksearch.pruning.gram_matrices import MatrixLayer
+from masksearch.pruning.matrix_layers import MatrixLayer
 from masksearch.pruning.one_shot.layer_methods import Kept
 from masksearch.spaces import WeightSpace
 from masksearch.utils.errors import InputError

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
-from masksearch.pruning.gram_matrices import LayerGrams, calibration_batches, gram_matrices, matrix_layers
+from masksearch.pruning.gram_matrices import LayerGrams, calibration_batches, gram_matrices
+from masksearch.pruning.matrix_layers import matrix_layers
 from masksearch.pruning.one_shot.layer_methods import METHODS, Kept
 from masksearch.spaces import WeightSpace
 from masksearch.utils.copies import copy_network

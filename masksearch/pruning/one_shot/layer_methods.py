@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from masksearch.pruning.gram_matrices import MatrixLayer
+from masksearch.pruning.matrix_layers import MatrixLayer
 from masksearch.utils.errors import InputError
 
 __all__ = [

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
-from masksearch.pruning.gram_matrices import MatrixLayer, calibration_batches, matrix_layers
+from masksearch.pruning.gram_matrices import calibration_batches
+from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers, reading
 from masksearch.pruning.one_shot.block_runs import BlockRuns, block_names, block_runs
 from masksearch.pruning.one_shot.finished_blocks import (
     BlockLayer,
@@ -128,7 +129,7 @@ def one_shot(
         order, runs = block_runs(network, names, batches, where)
         for number, name in enumerate(order):
             line.reach(number / len(order), name)
-            own = {layer: layers[layer] for layer in layers if not name or layer.startswith(f"{name}.")}
+            own = _inside(name, layers)
             block = network.get_submodule(name)
             home = device_of(block)
             digest = weights_digest(network, own)
@@ -188,18 +189,16 @@ def outlier_densities(
     with _without_cache(network):
         order, runs = block_runs(network, names, batches, device_of(model))
         for name in order:
-            own = {layer: layers[layer] for layer in layers if not name or layer.startswith(f"{name}.")}
-            if not own:
-                runs.advance(name)
-                continue
+            own = _inside(name, layers)
             counts = [
                 outlier_share(own[layer].matrix(network.get_submodule(layer))[group, :, :-1], gram, factor)
                 for layer, grams in _grams(network, name, own, runs).items()
                 for group, gram in enumerate(grams)
             ]
-            n_weights = sum(n for _, n in counts)
-            shares.append((list(own), sum(found for found, _ in counts) / n_weights, n_weights))
             runs.advance(name)
+            if counts:
+                n_weights = sum(n for _, n in counts)
+                shares.append((list(own), sum(found for found, _ in counts) / n_weights, n_weights))
     values = torch.tensor([share for _, share, _ in shares], dtype=torch.float64)
     weights = torch.tensor([float(n) for _, _, n in shares], dtype=torch.float64)
     distance = float(values.max() - values.min())
@@ -256,6 +255,10 @@ def _layers(
     return names, {layer.name: layers[layer.name] for layer in space.layers}, space
 
 
+def _inside(block: str, layers: Mapping[str, MatrixLayer]) -> dict[str, MatrixLayer]:
+    return {name: layer for name, layer in layers.items() if not block or name.startswith(f"{block}.")}
+
+
 def _kept(
     space: WeightSpace, density: float | Mapping[str, float] | None, sparsity: float | None, pattern: Any
 ) -> dict[str, Kept]:
@@ -309,8 +312,8 @@ def _grams(
     """Return the Gram matrices (k, k) of the layers' inputs, one per group of the layer, in float64."""
     sums: dict[str, list[Tensor]] = {}
 
-    def add(name: str, module: nn.Module, inputs: Tensor) -> None:
-        for group, rows in enumerate(layers[name].input_rows(module, inputs)):
+    def add(name: str, inputs: Tensor) -> None:
+        for group, rows in enumerate(layers[name].input_rows(network.get_submodule(name), inputs)):
             gram = (rows.float().T @ rows.float()).double()
             own = sums.setdefault(name, [])
             if len(own) == group:
@@ -318,18 +321,9 @@ def _grams(
             else:
                 own[group] += gram
 
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, name=name: add(name, module, args[0])
-        )
-        for name in layers
-    ]
-    try:
+    with reading(network, layers.values(), add):
         if layers:
             runs.run(block)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return sums
 
 
