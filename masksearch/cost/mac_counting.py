@@ -112,8 +112,8 @@ def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
     return Macs(effective, counted.uncounted)
 
 
-# Formulas for products of vectors, attention on a CPU, and fused recurrent layers, which torch (up to 2.14) does not have. In FLOPs, the unit of
-# torch's counter.
+# Formulas for products of vectors, attention on a CPU, and fused recurrent layers, which torch (up to 2.14) does not
+# have. In FLOPs, the unit of torch's counter.
 def _mv_flops(matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
     return 2 * prod(matrix)
 
