@@ -231,6 +231,13 @@ def test_a_share_of_the_latency(classifier):
     assert result.after.latency.device == "cpu"
 
 
+def test_a_share_of_the_latency_that_no_mask_reaches(classifier, monkeypatch):
+    model, data = classifier
+    monkeypatch.setattr("masksearch.scoring.latency.LatencyShare.__call__", lambda self, mask: 0.9)
+    with pytest.raises(ms.InputError, match=r"latency: 0.5 of .* can't be reached; the smallest measured share is 0.9"):
+        ms.compress(model, data, latency=0.5, train=False, progress=False)
+
+
 def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
     model, data = regressor
 
