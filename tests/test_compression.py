@@ -231,6 +231,13 @@ def test_a_share_of_the_latency(classifier):
     assert result.after.latency.device == "cpu"
 
 
+def test_a_share_of_the_latency_that_no_mask_reaches(classifier, monkeypatch):
+    model, data = classifier
+    monkeypatch.setattr("masksearch.scoring.latency.LatencyShare.__call__", lambda self, mask: 0.9)
+    with pytest.raises(ms.InputError, match=r"latency: 0.5 of .* can't be reached; the smallest measured share is 0.9"):
+        ms.compress(model, data, latency=0.5, train=False, progress=False)
+
+
 def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
     model, data = regressor
 
@@ -273,6 +280,7 @@ def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
         ({"macs": 0.5, "budget": 0}, "budget: 0"),
         ({"macs": 0.5, "method": "annealing", "start": "rand"}, "did you mean 'random'"),
         ({"macs": 0.5, "train": False, "train_fn": print}, "leave train_fn out"),
+        ({"macs": 0.5, "train": {"epochs": 1}}, r"train: .* is a dict; allowed is ms.TrainSettings"),
     ],
 )
 def test_mistakes_are_one_sentence_before_any_work(classifier, arguments, message):
@@ -280,6 +288,19 @@ def test_mistakes_are_one_sentence_before_any_work(classifier, arguments, messag
     with pytest.raises(ms.InputError, match=message) as raised:
         ms.compress(model, data, **arguments, progress=False)
     assert "\n" not in str(raised.value)
+
+
+def test_networks_in_wrappers_are_compressed_and_scripted_ones_refused(classifier):
+    model, data = classifier
+    plain, wrapped = (
+        ms.compress(each, data, macs=0.5, train=False, progress=False) for each in (model, nn.DataParallel(model))
+    )
+    assert plain.mask == wrapped.mask
+    assert plain.model.state_dict().keys() == wrapped.model.state_dict().keys()
+    space = ms.weight_space(model)
+    assert ms.criteria.select("magnitude", nn.DataParallel(model), space, density=0.5).density == 0.5
+    with pytest.raises(ms.InputError, match="model: a ScriptModule"):
+        ms.compress(torch.jit.ScriptModule(), data, macs=0.5, progress=False)
 
 
 def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():

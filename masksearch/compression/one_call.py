@@ -14,10 +14,11 @@ from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.searchers import Searcher
 from masksearch.spaces import FilterSpace, Granularity
+from masksearch.spaces.network_space import unwrapped
 from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.progress import Steps, steps
 from masksearch.utils.seeds import derive
 
@@ -106,6 +107,8 @@ def compress(
     InputError
         Before any work, if the arguments don't fit each other, the data or the network.
     """
+    if train is not False:
+        check_type("train", train, TrainSettings, "ms.TrainSettings(...), or False for no fine-tuning")
     settings = _FINE_TUNING if train is False else train
     if train is False and train_fn is not None:
         raise InputError("train: False leaves fine-tuning out; leave train_fn out, too")
@@ -219,5 +222,7 @@ def _fine_tuned(
 def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
-    network = copy_network(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("model: a ScriptModule, whose channels cannot be removed; give the nn.Module it was made of")
+    network = copy_network(unwrapped(model))
     return (network if device is None else network.to(device)).eval()

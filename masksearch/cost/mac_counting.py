@@ -112,8 +112,8 @@ def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
     return Macs(effective, counted.uncounted)
 
 
-# Formulas for products of vectors and attention on a CPU, which torch (up to 2.14) does not have. In FLOPs, the unit of
-# torch's counter.
+# Formulas for products of vectors, attention on a CPU, and fused recurrent layers, which torch (up to 2.14) does not
+# have. In FLOPs, the unit of torch's counter.
 def _mv_flops(matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
     return 2 * prod(matrix)
 
@@ -130,12 +130,22 @@ def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> 
     return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _lstm_flops(inputs: Any, input_weight: Any, hidden_weight: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(inputs[:-1]) * (prod(input_weight) + prod(hidden_weight))
+
+
+def _cudnn_rnn_flops(inputs: Any, weights: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(inputs[:-1]) * sum(prod(weight) for weight in weights if len(weight) == 2)
+
+
 _MORE_FORMULAS = {
     aten.mv: _mv_flops,
     aten.addmv: _addmv_flops,
     aten.dot: _dot_flops,
     aten.vdot: _dot_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    aten.mkldnn_rnn_layer: _lstm_flops,
+    aten._cudnn_rnn: _cudnn_rnn_flops,
 }
 
 # Operators that take several tensors and multiply none.

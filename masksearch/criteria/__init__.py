@@ -23,6 +23,7 @@ from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_inc
 from masksearch.data.split import balanced_batch
 from masksearch.searchers import Searcher
 from masksearch.spaces import Granularity, NetworkSpace
+from masksearch.spaces.network_space import unwrapped
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.registry import Table
 
@@ -258,7 +259,7 @@ def saliency(
         extras["generator"] = generator or torch.Generator().manual_seed(0)
     if row.takes_loss and loss is not None:
         extras["loss"] = loss
-    values = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
+    values = row.saliency(unwrapped(model), space, batches, initial=initial, alive=alive, **extras)
     if not isinstance(values, Tensor) or values.shape != (space.n_units,):
         found = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         raise InputError(

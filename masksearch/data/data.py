@@ -335,6 +335,7 @@ class Data:
 def _warn_without(identity: str | None, name: str) -> None:
     if identity is None:
         warnings.warn(
-            f"data {name!r} is streamed without identity=: if it changes, old results are taken for its own",
+            f"data {name!r} is streamed without identity=: a sweep does not see if they change, and keeps results "
+            'of the old data; name their version, for example identity="version 1"',
             stacklevel=3,
         )

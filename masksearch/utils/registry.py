@@ -28,7 +28,8 @@ def choose(kind: str, name: str, names: list[str]) -> str:
     if not isinstance(name, str):
         raise InputError(f"{kind}: a {type(name).__name__}; allowed are the names {', '.join(names)}")
     lower = {other.lower(): other for other in names}
-    near = [lower[found] for found in get_close_matches(name.lower(), lower, n=1, cutoff=0.4)]
+    near = [lower[found] for found in get_close_matches(name.lower(), lower, n=1, cutoff=0.55)]
+    near = near or [other for other in names if len(name) > 1 and name.lower() in other.lower()]
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"unknown {kind} {name!r}: {hint}there are {', '.join(names)}")
 

@@ -130,7 +130,10 @@ def _check_densities_are_free(problem: Problem, name: str) -> None:
     if problem.amount.per_layer is not None:
         raise InputError(f"{name}: densities per layer are given, so there are none to search; give one density")
     if len(problem.space.layers) == 1:
-        raise InputError(f"{name}: the space has one layer, so its density is the problem's; choose blocks or bits")
+        raise InputError(
+            f"parametrisation: {name}; the space has one layer, whose density is the given one, so there is nothing to "
+            "search; blocks and bits are allowed"
+        )
 
 
 def log_odds(ranks: Tensor, n: int) -> Tensor:
