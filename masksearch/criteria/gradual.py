@@ -5,7 +5,7 @@ density falls (Zhu & Gupta 2017) adapts to that.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -93,25 +93,16 @@ def gradual_saliency(
     task = as_examples(split).task
     loss = None if is_split(batches) or task is CLASSIFICATION else task.loss_of
     begin = space.full() if alive is None else alive
-    outlasted, changes = torch.full((space.n_units,), -1.0, dtype=torch.float64), 0
 
     def generator() -> torch.Generator:
         return torch_generator(seed, "criterion", criterion)
 
-    def record(units: Tensor, mask: Mask) -> None:
-        """Give the units pruned now a higher saliency than all units pruned before, ordered by the criterion.
+    def rated(alive: Mask) -> Tensor:
+        return saliency(
+            criterion, network, space, batches, generator=generator(), initial=initial, alive=alive, loss=loss
+        )
 
-        Equal values are ordered at random.
-        """
-        nonlocal changes
-        values = saliency(
-            criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss
-        )[units]
-        shuffled = torch.randperm(len(values), generator=generator())
-        ranks = torch.empty(len(values), dtype=torch.float64)
-        ranks[shuffled[values[shuffled].argsort(stable=True)]] = torch.arange(len(values), dtype=torch.float64)
-        outlasted[units] = changes + ranks / max(1, len(values))
-        changes += 1
+    lifetimes = _Lifetimes(space.n_units, rated, generator)
 
     def choose(reached: float, before: Mask) -> Mask:
         mask = select(
@@ -122,7 +113,7 @@ def gradual_saliency(
             loss=loss,
         )
         if mask != before:
-            record(before.bits & ~mask.bits, before)
+            lifetimes.record(before.bits & ~mask.bits, before)
         return mask
 
     steps = settings.epochs * optimizer_steps(split, settings)
@@ -135,5 +126,25 @@ def gradual_saliency(
             f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high; "
             "give a lower one"
         )
-    record(gradual.mask.bits, gradual.mask)
-    return outlasted
+    lifetimes.record(gradual.mask.bits, gradual.mask)
+    return lifetimes.values
+
+
+class _Lifetimes:
+    """Number of mask changes that each unit has outlasted, plus its quantile among units pruned at the same change."""
+
+    def __init__(self, n_units: int, rated: Callable[[Mask], Tensor], generator: Callable[[], torch.Generator]) -> None:
+        self.values = torch.full((n_units,), -1.0, dtype=torch.float64)
+        self._rated, self._generator, self._changes = rated, generator, 0
+
+    def record(self, units: Tensor, mask: Mask) -> None:
+        """Give the units, pruned from ``mask`` now, a higher value than all units pruned before.
+
+        The criterion orders them; units of equal saliency are ordered at random.
+        """
+        saliencies = self._rated(mask)[units]
+        shuffled = torch.randperm(len(saliencies), generator=self._generator())
+        ranks = torch.empty(len(saliencies), dtype=torch.float64)
+        ranks[shuffled[saliencies[shuffled].argsort(stable=True)]] = torch.arange(len(saliencies), dtype=torch.float64)
+        self.values[units] = self._changes + ranks / max(1, len(saliencies))
+        self._changes += 1
