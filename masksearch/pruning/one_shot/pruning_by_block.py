@@ -73,8 +73,9 @@ def one_shot(
 ) -> OneShot:
     """Prune the weights of a trained network block by block, without retraining, from a few inputs without labels.
 
-    Each block is calibrated on what the pruned blocks before it return. Only linear layers and convolutions inside the
-    blocks are pruned; embeddings and the head of a language model are not.
+    Each block is calibrated on what the pruned blocks before it return. Only linear layers, convolutions and output
+    projections of ``nn.MultiheadAttention`` inside the blocks are pruned; embeddings and the head of a language model
+    are not.
 
     Memory besides the network: the activations of all examples at one boundary between blocks, and a Gram matrix
     (k, k) in float64 for every layer of one block, k = inputs x kernel size.
