@@ -126,27 +126,15 @@ def compress(
         before = Measured.of(dense, data, finder.example)
         mask, history = finder.find(amount, start)
         repaired = isinstance(finder.space, FilterSpace) if repair is None else repair
-        if repaired:
-            bars.begin("repairing kept weights")
-            network = reconstruct(dense, finder.space, mask, finder.repair_inputs())
-        else:
-            network = copy_network(dense)
-            finder.space.apply(network, mask)
-        masks = {}
-        if isinstance(finder.space, Removable):
-            network = prune(network, finder.space, mask)
-        else:
-            masks = finder.space.parameter_masks(mask)
+        network, masks = _pruned(dense, finder, mask, repaired, bars)
         bars.begin("measuring the pruned network")
         pruned = after = Measured.of(network, data, finder.example, masks)
         training = None
+        if train_fn is not None:
+            call_train_function(train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where)
+        elif train is not False:
+            training = _fine_tuned(network, dense, data, train, masks, seed, bars)
         if train is not False:
-            if train_fn is not None:
-                call_train_function(
-                    train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where
-                )
-            else:
-                training = _fine_tuned(network, dense, data, settings, masks, seed, bars)
             after = Measured.of(network, data, finder.example, masks)
     return Compressed(
         model=network.eval(),
@@ -189,6 +177,21 @@ def find_mask(
     with steps(progress) as bars:
         finder = CompressionMethod(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return finder.find(finder.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
+
+
+def _pruned(
+    dense: nn.Module, finder: CompressionMethod, mask: Mask, repaired: bool, bars: Steps
+) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """Return a copy of the network without the removed units, and the masks of weights that stay in it as zeros."""
+    if repaired:
+        bars.begin("repairing kept weights")
+        network = reconstruct(dense, finder.space, mask, finder.repair_inputs())
+    else:
+        network = copy_network(dense)
+        finder.space.apply(network, mask)
+    if isinstance(finder.space, Removable):
+        return prune(network, finder.space, mask), {}
+    return network, finder.space.parameter_masks(mask)
 
 
 def _fine_tuned(

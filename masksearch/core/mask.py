@@ -90,9 +90,8 @@ class Mask:
     def moved(self, move: Move) -> "Mask":
         """Return the mask after ``move``, which prunes some units that this mask keeps, and restores some pruned units.
 
-        It takes time O(len(move)).
-
-        The move is not validated: its ``dropped`` units must be kept by this mask, its ``regrown`` units pruned.
+        It takes time O(len(move)). The move is not validated: its ``dropped`` units must be kept by this mask, its
+        ``regrown`` units pruned.
         """
         if not len(move):
             return self

@@ -232,10 +232,9 @@ class Problem:
     def identity(self) -> dict[str, object]:
         """Return a JSON dict that identifies the search problem; functions count as present or absent only.
 
-        Saliencies and energy terms count by their names.
-
-        The last bits of saliencies may depend on the number of threads, so that only their names count. ``budget`` is
-        the first budget, ``larger_budgets`` has the others, if any.
+        Saliencies and energy terms count by their names. The last bits of saliencies may depend on the number of
+        threads, so that only their names count. ``budget`` is the first budget, ``larger_budgets`` has the others, if
+        any.
         """
         first, *larger = [[budget.scorings, budget.seconds] for budget in (*self.earlier_budgets, self.budget)]
         return {

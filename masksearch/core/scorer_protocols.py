@@ -21,10 +21,8 @@ class HasScore(Protocol):
 class Scoring(HasScore, Protocol):
     """Protocol of a scorer with a method :meth:`refresh`, which searches call at intervals to empty its cache.
 
-    Subclasses without such a state need only ``score``.
-
-    The loop writes checkpoints right after a refresh. A resumed search therefore finds the scorer in the same state as
-    a search that was never interrupted.
+    Subclasses without such a state need only ``score``. The loop writes checkpoints right after a refresh. A resumed
+    search therefore finds the scorer in the same state as a search that was never interrupted.
 
     A scorer may have a method ``data_digest() -> str``. A search in a folder then refuses to continue if the digest has
     changed since the search began.

@@ -46,9 +46,7 @@ class Levels:
     def even(self) -> np.ndarray:
         """Return levels (numbers of kept units) of similar height in all layers, as high as the budget allows.
 
-        If none fit, all levels are 0.
-
-        Levels are indices, int64 (n_layers,).
+        If none fit, all levels are 0. Levels are indices, int64 (n_layers,).
         """
         low, high = 0.0, 1.0
         for _ in range(12):
@@ -131,11 +129,9 @@ def cheapest(
 ) -> np.ndarray | None:
     """Return the choice of one option per layer with the least total loss within a cost budget; None if no choice fits.
 
-    The result is int64 (n_layers,), the index of each layer's option.
-
-    Dynamic programme of the multiple-choice knapsack. Exact for whole costs and a range of at most ``buckets``;
-    otherwise costs are rounded up to ``buckets`` equal parts of the range, so that a choice never exceeds the budget.
-    None if no choice fits.
+    The result is int64 (n_layers,), the index of each layer's option. Dynamic programme of the multiple-choice
+    knapsack. Exact for whole costs and a range of at most ``buckets``; otherwise costs are rounded up to ``buckets``
+    equal parts of the range, so that a choice never exceeds the budget. None if no choice fits.
 
     Parameters
     ----------

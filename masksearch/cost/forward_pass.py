@@ -35,10 +35,14 @@ def check_batch(model: nn.Module, example_input: object) -> None:
         raise InputError(f"model: {name} has lazy layers without sizes; run it once on a batch first")
 
 
-def batch_of(example_input: Nested, size: int, device: torch.device) -> Any:
-    """Return a batch of ``size`` inputs on ``device``, made by repeating the inputs of an example batch."""
+def batch_of(example_input: Nested, size: int | None, device: torch.device) -> Any:
+    """Return a batch of ``size`` inputs on ``device``, made by repeating the inputs of an example batch.
+
+    None: as many inputs as the example batch has.
+    """
     example = as_nested(example_input, "example_input")
-    return to_device(take(example, torch.arange(size) % n_examples(example)), device)
+    n = n_examples(example)
+    return to_device(take(example, torch.arange(n if size is None else size) % n), device)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
-from masksearch.utils.nested import Nested, as_nested, n_examples, tensors_of
+from masksearch.utils.nested import Nested, tensors_of
 
 
 def peak_memory(model: nn.Module, example_input: Nested) -> int:
@@ -33,7 +33,7 @@ def peak_memory(model: nn.Module, example_input: Nested) -> int:
     """
     check_batch(model, example_input)
     device = device_of(model)
-    batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
+    batch = batch_of(example_input, None, device)
     if device.type != "cuda":
         with evaluated(model), torch.no_grad(), _LiveStorages(batch) as live:
             forward(model, batch)

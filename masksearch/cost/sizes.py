@@ -119,9 +119,7 @@ def kept_entries(
 ) -> dict[str, Tensor]:
     """Return {parameter name: bool mask}: the given masks, checked; without them, True where a weight is not zero.
 
-    The masks are on the CPU.
-
-    Without masks, only parameters of two or more dimensions are in the result.
+    The masks are on the CPU. Without masks, only parameters of two or more dimensions are in the result.
 
     Raises
     ------

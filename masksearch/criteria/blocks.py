@@ -1,6 +1,7 @@
 """Pruning criterion for residual blocks: how much a block changes the direction of its input."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
@@ -29,10 +30,9 @@ def block_cosine(
 ) -> Tensor:
     """Return each residual block's saliency: 1 - mean cosine similarity of the block's input and output.
 
-    The result is float64 (n_blocks,). With a branch f, the input is x and the output x + f(x).
-
-    Men et al. 2024 (ShortGPT, block influence). x is what the branch f is added to, after a projection if there is one.
-    Vectors are the tokens of (n, tokens, width); of other tensors, all entries of an example. Targets are not used.
+    The result is float64 (n_blocks,). With a branch f, the input is x and the output x + f(x). Men et al. 2024
+    (ShortGPT, block influence). x is what the branch f is added to, after a projection if there is one. Vectors are the
+    tokens of (n, tokens, width); of other tensors, all entries of an example. Targets are not used.
 
     Parameters
     ----------
@@ -72,16 +72,16 @@ class _Cosines(TorchDispatchMode):
         self._network = network
 
     def __enter__(self) -> Self:
-        self._hooks = []
+        self._hooks = ExitStack()
         for name, module in self._network.named_modules():
             enter = module.register_forward_pre_hook(lambda module, args, name=name: self._running.append(name))
-            self._hooks += [enter, module.register_forward_hook(lambda module, args, output: self._leave())]
+            self._hooks.enter_context(enter)
+            self._hooks.enter_context(module.register_forward_hook(lambda module, args, output: self._leave()))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
 
     def _leave(self) -> None:
         self._running.pop()

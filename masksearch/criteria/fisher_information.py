@@ -39,11 +39,10 @@ def fisher(
 ) -> Tensor:
     """Return each unit's saliency: squared derivative of the loss w.r.t. a factor on its output, summed over examples.
 
-    It is the diagonal of the empirical Fisher information of the factors (mask variables), float64 (n_units,).
-
-    Kwon et al. 2022, section 4.1: the sum over examples of the squared gradient of the loss in the variable that
-    multiplies the unit's output. Under a budget in MACs, the paper's mask has the largest sum of saliencies, scope
-    ``"knapsack"``; then :func:`rearranged` exchanges units within layers. ``select`` does both.
+    It is the diagonal of the empirical Fisher information of the factors (mask variables), float64 (n_units,). Kwon et
+    al. 2022, section 4.1: the sum over examples of the squared gradient of the loss in the variable that multiplies the
+    unit's output. Under a budget in MACs, the paper's mask has the largest sum of saliencies, scope ``"knapsack"``;
+    then :func:`rearranged` exchanges units within layers. ``select`` does both.
 
     Parameters
     ----------
@@ -74,12 +73,11 @@ def rearranged(
 ) -> Mask:
     """Return a mask that keeps as many units per layer as ``mask``, but swaps some for others of lower estimated loss.
 
-    The estimate is each layer's Fisher information, in which removed units may cancel.
-
-    Kwon et al. 2022, section 4.2, as in the authors' code: in one pass, kept units of a layer, from the lowest Fisher
-    information on, are added to the removed ones; each time, the unit returns whose return leaves the smallest loss of
-    the layer's block, sum over examples of (sum over removed units of the gradient)^2. Every layer keeps as many
-    units as before. Units outside of ``alive`` stay removed.
+    The estimate is each layer's Fisher information, in which removed units may cancel. Kwon et al. 2022, section 4.2,
+    as in the authors' code: in one pass, kept units of a layer, from the lowest Fisher information on, are added to the
+    removed ones; each time, the unit returns whose return leaves the smallest loss of the layer's block, sum over
+    examples of (sum over removed units of the gradient)^2. Every layer keeps as many units as before. Units outside of
+    ``alive`` stay removed.
     """
     gradients = mask_gradients(model, space, batches, alive=alive, loss=loss)
     bits = mask.bits.clone()

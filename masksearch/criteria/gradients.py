@@ -57,10 +57,8 @@ def taylor(
 ) -> Tensor:
     """Return each unit's saliency: |sum of gradient x weight| over all parameters that are removed with the unit.
 
-    The shape is (n_units,).
-
-    The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
-    ``loss`` are those of :func:`snip`.
+    The shape is (n_units,). The change of the loss if the whole unit is removed, to first order: terms of opposite sign
+    cancel. ``batches`` and ``loss`` are those of :func:`snip`.
     """
     return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss, "taylor")).abs().cpu()
 
@@ -76,11 +74,10 @@ def grasp(
 ) -> Tensor:
     """Return the GraSP saliency w (H g) of each weight w, or its sum over each filter (gradient g, Hessian H).
 
-    The shape is (n_units,).
-
-    Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the unit. The paper removes the
-    largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the loss summed over batches,
-    in the parameters that masks can change. The sum of a filter is over all parameters that its unit removes.
+    The shape is (n_units,). Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the
+    unit. The paper removes the largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the
+    loss summed over batches, in the parameters that masks can change. The sum of a filter is over all parameters that
+    its unit removes.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def wanda(
     Raises
     ------
     InputError
-        If a layer of the space is neither linear nor a 1-D or 2-D convolution.
+        If a layer of the space is no linear layer, convolution or projection of ``nn.MultiheadAttention``.
     """
 
     def ranks(layer: MatrixLayer, matrices: Tensor, squares: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def owl(
     Raises
     ------
     InputError
-        If a layer of the space is neither linear nor a 1-D or 2-D convolution.
+        If a layer of the space is no linear layer, convolution or projection of ``nn.MultiheadAttention``.
     """
     values = wanda(model, space, batches)
     mean = 0.5  # the layers' distances from the mean are the same at every density
@@ -85,7 +85,8 @@ def sparsegpt(
     Raises
     ------
     InputError
-        If a layer of the space is neither linear nor a 1-D or 2-D convolution, or its inputs are not finite.
+        If a layer of the space is no linear layer, convolution or projection of ``nn.MultiheadAttention``, or its
+        inputs are not finite.
     """
 
     def costs(layer: MatrixLayer, matrices: Tensor, grams: Tensor) -> Tensor:

@@ -11,12 +11,10 @@ from masksearch.utils.errors import InputError
 def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
     """Yield the amount to keep after each pruning round: from the density of mask ``alive`` down to ``amount``.
 
-    The density falls exponentially.
-
-    Where the scope fixes the layers' densities, each layer's falls to its own. The layers' densities are whole numbers
-    of units that never rise: with independent rounding by largest remainder, a round could keep a unit more than the
-    round before has left. For shares of parameters or MACs (``hold``), densities fall from 1; a round whose density is
-    above that of ``alive`` prunes nothing.
+    The density falls exponentially. Where the scope fixes the layers' densities, each layer's falls to its own. The
+    layers' densities are whole numbers of units that never rise: with independent rounding by largest remainder, a
+    round could keep a unit more than the round before has left. For shares of parameters or MACs (``hold``), densities
+    fall from 1; a round whose density is above that of ``alive`` prunes nothing.
 
     Raises
     ------

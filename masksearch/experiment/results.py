@@ -25,7 +25,7 @@ from masksearch.training import EpochRow
 from masksearch.training.record import FORMER_NAMES
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
-from masksearch.utils.integrity import refusing
+from masksearch.utils.integrity import folder_remedy, refusing
 
 _FORMAT = 2  # of metrics.json; version 0.1.0 wrote none
 _T = TypeVar("_T")
@@ -124,7 +124,7 @@ class CellResult:
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
         """Read the result of a sweep's run from its ``folder``; raise the same errors as :func:`load_result`."""
-        saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
+        saved = read_json(folder / "settings.json", {"identity": dict}, folder_remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
         return _convert({**_read(folder, short_hash(saved["identity"])), **about}, cls, folder)
 
@@ -278,37 +278,33 @@ def _run_of(folder: Path) -> str | None:
     file = folder / "settings.json"
     if not file.exists():
         return None
-    return short_hash(read_json(file, {"identity": dict}, _remedy(folder))["identity"])
-
-
-def _remedy(folder: Path) -> str:
-    return f"remove the folder {folder} and run again"
+    return short_hash(read_json(file, {"identity": dict}, folder_remedy(folder))["identity"])
 
 
 def _read(folder: Path, belongs_to: str | None = None) -> dict[str, object]:
     """The content of ``metrics.json``, if it is of the run with the hash ``belongs_to``, or of ``settings.json``."""
     path = folder / "metrics.json"
-    values = read_json(path, {}, _remedy(folder))
+    values = read_json(path, {}, folder_remedy(folder))
     found = values.get("format")
     if found != _FORMAT:
         raise InputError(
-            f"{path} has format {str(found or 1)[:20]} and this version reads format {_FORMAT}; {_remedy(folder)}"
+            f"{path} has format {str(found or 1)[:20]} and this version reads format {_FORMAT}; {folder_remedy(folder)}"
         )
     run = values.pop("run", None)  # none in version 1.0 and before
     if run is not None and run != (belongs_to or _run_of(folder)):
-        raise InputError(f"{path} is the result of another run than settings.json beside it; {_remedy(folder)}")
+        raise InputError(f"{path} is the result of another run than settings.json beside it; {folder_remedy(folder)}")
     return dict(values)
 
 
 def _convert(values: dict[str, object], kind: type[_T], folder: Path) -> _T:
     try:
-        with refusing(folder / "metrics.json", _remedy(folder)):
+        with refusing(folder / "metrics.json", folder_remedy(folder)):
             found = msgspec.convert(_with_nan(values), kind)
     except InputError as error:
         reason = error.__cause__ or error
-        raise InputError(f"{folder / 'metrics.json'} was changed ({reason}); {_remedy(folder)}") from None
+        raise InputError(f"{folder / 'metrics.json'} was changed ({reason}); {folder_remedy(folder)}") from None
     if isinstance(found, CellResult) and not found.rounds:
-        raise InputError(f"{folder / 'metrics.json'} has no rounds; {_remedy(folder)}")
+        raise InputError(f"{folder / 'metrics.json'} has no rounds; {folder_remedy(folder)}")
     return found
 
 

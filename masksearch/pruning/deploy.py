@@ -17,7 +17,7 @@ from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_o
 from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of, zeros_of
 from masksearch.pruning.sparse_kernels import SemiStructured, semi_structured
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
+from masksearch.utils.nested import Nested, call_model
 
 __all__ = [
     "BreakEven",
@@ -124,7 +124,7 @@ def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Dep
     """
     check_batch(model, example_input)
     device = device_of(model)
-    batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
+    batch = batch_of(example_input, None, device)
     with evaluated(model), torch.no_grad():
         inputs, outputs = inputs_of(model, batch)
         replaced: dict[nn.Module, nn.Module] = {}

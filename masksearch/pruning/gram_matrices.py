@@ -27,9 +27,8 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 class Gram:
     """Sums for a layer's least-squares fit: X^T X of the layer's inputs X, and X^T D with the dense network's inputs D.
 
-    X and D have one row per position of each example, and k columns.
-
-    Shapes are (k + 1, k + 1): the last input is one, for the bias.
+    X and D have one row per position of each example, and k columns. Shapes are (k + 1, k + 1): the last input is one,
+    for the bias.
     """
 
     own: Tensor

@@ -1,5 +1,6 @@
 """Choice between the dense and the sparse form of a layer, from measured times on the layer's own inputs."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ class Choice:
 def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
     """Run a batch; return the first input of each layer that can be sparse, by name, and the network's outputs."""
     inputs: dict[str, Tensor] = {}
-    hooks = []
+    hooks = ExitStack()
     # torch's encoder passes these weights to a fused operator that needs dense ones.
     fused = {
         part
@@ -52,12 +53,9 @@ def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
                 inputs.setdefault(name, args[0])
 
         if isinstance(module, nn.Linear | nn.Conv2d) and module not in fused:
-            hooks.append(module.register_forward_pre_hook(record))
-    try:
+            hooks.enter_context(module.register_forward_pre_hook(record))
+    with hooks:
         return inputs, forward(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def zeros_of(layer: nn.Module) -> int:

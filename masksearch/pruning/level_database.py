@@ -21,10 +21,9 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 class LevelDatabase:
     """Masks and repaired networks for any choice of density levels, one level per group of layers pruned together.
 
-    A family is a group of layers whose channels are pruned together.
-
-    Within a family, the units of highest saliency are kept, at least one. Layers that read several families have a
-    solution per combination of their levels, which is computed when it is first used.
+    A family is a group of layers whose channels are pruned together. Within a family, the units of highest saliency are
+    kept, at least one. Layers that read several families have a solution per combination of their levels, which is
+    computed when it is first used.
 
     Parameters
     ----------
@@ -87,10 +86,7 @@ class LevelDatabase:
     def errors(self) -> Tensor:
         """Return the output error of pruning each group of coupled layers alone to each density level: float64.
 
-        The shape is (families, levels); a family is a group of coupled layers.
-
-        The error is 0 at a level of density 1.
-
+        The shape is (families, levels); a family is a group of coupled layers. The error is 0 at a level of density 1.
         The error is the relative squared error after repair of the layers that read the family (ZipLM), summed over
         them, where no other family loses units. Computing it fills the database.
         """

@@ -87,9 +87,7 @@ class MatrixLayer:
     def output_rows(self, module: Any, outputs: Tensor) -> Tensor:
         """Reshape a layer's outputs to one matrix per convolution group, with a row for each position of each example.
 
-        The order of rows is that of :meth:`input_rows`.
-
-        The shape is (groups, rows, out / groups).
+        The order of rows is that of :meth:`input_rows`. The shape is (groups, rows, out / groups).
         """
         rows = (outputs.movedim(1, -1) if isinstance(module, _ConvNd) else outputs).flatten(0, -2)
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
@@ -123,7 +121,7 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
     order: dict[str, None] = {}
     trace = _Trace(model)
 
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
+    def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if isinstance(module, nn.MultiheadAttention):
             given = [*args, *kwargs.values()]
             if module.in_proj_weight is not None and all(part is given[0] for part in given[:3]):
@@ -132,18 +130,10 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
         elif _is_matrix(module):
             order[name] = None
 
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda module, args, kwargs, name=name: note(module, args, kwargs, name), with_kwargs=True
-        )
-        for name, module in model.named_modules()
-    ]
-    try:
-        with trace, torch.no_grad():
-            call_model(model, take(batch, slice(2)))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, trace, torch.no_grad():
+        for name, child in model.named_modules():
+            hooks.enter_context(child.register_forward_pre_hook(partial(note, name), with_kwargs=True))
+        call_model(model, take(batch, slice(2)))
     layers = []
     for name in order:
         module: Any = model.get_submodule(name)
@@ -216,7 +206,7 @@ def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -
 def reading(model: nn.Module, layers: Iterable[MatrixLayer], read: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Context manager that calls ``read(layer name, inputs)`` in every run of a layer."""
 
-    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read(name, (args[0] if args else next(iter(kwargs.values()))).detach())
 
     with ExitStack() as stack:
@@ -225,10 +215,8 @@ def reading(model: nn.Module, layers: Iterable[MatrixLayer], read: Callable[[str
             if isinstance(parent, nn.MultiheadAttention):
                 stack.enter_context(_reading_projection(parent, partial(read, name)))
             else:
-                hook = model.get_submodule(name).register_forward_pre_hook(
-                    lambda _, args, kwargs, name=name: note(name, args, kwargs), with_kwargs=True
-                )
-                stack.callback(hook.remove)
+                module = model.get_submodule(name)
+                stack.enter_context(module.register_forward_pre_hook(partial(note, name), with_kwargs=True))
         yield
 
 
@@ -245,14 +233,13 @@ def _reading_projection(attention: nn.MultiheadAttention, read: Callable[[Tensor
         read(outputs[0].detach())
         return F.linear(outputs[0], *own), outputs[1]
 
-    hook = attention.register_forward_hook(project)
     weight.data = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
     if bias is not None:
         bias.data = torch.zeros_like(bias)
     try:
-        yield
+        with attention.register_forward_hook(project):
+            yield
     finally:
-        hook.remove()
         weight.data = own[0]
         if bias is not None and own[1] is not None:
             bias.data = own[1]
@@ -271,26 +258,22 @@ class _Trace(TorchFunctionMode):
         self._model, self._names = model, names
         self._sources: dict[int, tuple[int, str]] = {}  # id of a tensor -> (number of its run, layer that made it)
         self._alive: list[Any] = []  # an id is that of one tensor only while the tensor lives
-        self._hooks: list[Any] = []
+        self._hooks = ExitStack()
 
     def __enter__(self) -> "_Trace":
         for name, module in self._model.named_modules():
             if _is_matrix(module) or isinstance(module, (_BatchNorm, nn.MultiheadAttention, *_SAME)):
-                hook = module.register_forward_hook(
-                    lambda module, args, outputs, name=name: self._note(module, args, outputs, name)
-                )
-                self._hooks.append(hook)
+                self._hooks.enter_context(module.register_forward_hook(partial(self._note, name)))
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
         self._sources.clear()
         self._alive.clear()
 
-    def _note(self, module: nn.Module, args: tuple[Any, ...], outputs: Any, name: str) -> None:
+    def _note(self, name: str, module: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
         """Note the outputs of a module: those of a layer, or of a module behind one."""
         own = name
         if isinstance(module, nn.MultiheadAttention):

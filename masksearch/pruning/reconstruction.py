@@ -14,7 +14,7 @@ offset.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,9 +112,10 @@ class Reconstruction:
             space.check_mask(only)
             kept = space.parameter_masks(only)
             self.layers = [layer for layer in self.layers if _loses_inputs(layer, kept)]
+        grams = gram_matrices(self.dense, self.dense, self.layers, self.batches)
         self._problems = {
-            layer.name: _Problem(layer, self.dense.get_submodule(layer.name), grams)
-            for layer, grams in _grams_of(self.dense, self.layers, self.batches)
+            layer.name: _Problem(layer, self.dense.get_submodule(layer.name), grams.pop(layer.name))
+            for layer in self.layers
         }
         self._cached: OrderedDict[tuple[str, bytes], _Solution] = OrderedDict()
         self._n_cached = 0
@@ -171,13 +172,6 @@ class Reconstruction:
             while self._n_cached > _CACHED:
                 self._n_cached -= self._cached.popitem(last=False)[1].matrix.numel()
         return solution
-
-
-def _grams_of(
-    dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
-) -> Iterable[tuple[MatrixLayer, LayerGrams]]:
-    grams = gram_matrices(dense, dense, layers, batches)
-    return ((layer, grams.pop(layer.name)) for layer in layers)
 
 
 def _sequential(model: nn.Module, space: NetworkSpace, mask: Mask, batches: Sequence[Nested]) -> nn.Module:
@@ -249,11 +243,11 @@ def _store(layer: MatrixLayer, module: Any, matrix: Tensor, keep: Tensor) -> Non
     layer.store(module, torch.where(keep.any(2)[..., None], matrix, layer.matrix(module)))
 
 
-class _Solution:
-    """Repaired matrices (groups, out, k + 1) of a layer, and their relative squared error on held-out examples."""
+class _Solution(NamedTuple):
+    """Result of a layer's least-squares problem."""
 
-    def __init__(self, matrix: Tensor, error: float) -> None:
-        self.matrix, self.error = matrix, error
+    matrix: Tensor  # repaired matrices (groups, out, k + 1)
+    error: float  # relative squared error on held-out examples
 
 
 class _Problem:
@@ -268,11 +262,8 @@ class _Problem:
     def solved(self, keep: Tensor) -> _Solution:
         """Return a layer's least-squares weights, which are zero where the bool mask ``keep`` is False.
 
-        The shape of ``keep`` is (groups, output channels per group, inputs per output channel).
-
-        All groups share one ridge.
-
-        If all rows keep the same entries, rows of removed outputs are solved with them.
+        The shape of ``keep`` is (groups, output channels per group, inputs per output channel). All groups share one
+        ridge. If all rows keep the same entries, rows of removed outputs are solved with them.
         """
         columns = _one_pattern(keep)
         if columns is not None:

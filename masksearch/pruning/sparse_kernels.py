@@ -10,7 +10,7 @@ from torch.sparse import to_sparse_semi_structured
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated
 from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
+from masksearch.utils.nested import Nested, call_model
 
 _ROWS = 1024  # inputs of a layer to measure it with, if there is no example
 
@@ -61,7 +61,7 @@ def semi_structured(model: nn.Module, example_input: Nested | None = None, secon
         batch = None
         inputs: dict[str, Tensor] = {}
         if example_input is not None:
-            batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
+            batch = batch_of(example_input, None, device)
             inputs, outputs = inputs_of(model, batch)
         for name, layer in model.named_modules():
             if not isinstance(layer, nn.Linear):

@@ -12,9 +12,7 @@ from masksearch.core.space import MaskSpace
 def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
     """Return the share of weights that RigL prunes and regrows at a step; it falls along a cosine, to 0 at ``end``.
 
-    alpha / 2 (1 + cos(pi step / end)).
-
-    Evci et al. 2020 (section 3, "update schedule").
+    alpha / 2 (1 + cos(pi step / end)). Evci et al. 2020 (section 3, "update schedule").
     """
     return alpha / 2 * (1 + cos(pi * step / end)) if step < end else 0.0
 

@@ -52,11 +52,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return minus the mean cross-entropy of logits that are scaled to a standard deviation of 3.
 
-    The standard deviation is that of all logits of all examples.
-
-    A mask of an untrained network changes the scale of the logits as much as their order, and the scale dominates
-    cross-entropy. With a fixed deviation, cross-entropy measures only which logits are larger. It is smooth, and a much
-    better guide for a search than accuracy.
+    The standard deviation is that of all logits of all examples. A mask of an untrained network changes the scale of
+    the logits as much as their order, and the scale dominates cross-entropy. With a fixed deviation, cross-entropy
+    measures only which logits are larger. It is smooth, and a much better guide for a search than accuracy.
     """
     deviation = logits.std().clamp_min(torch.finfo(logits.dtype).tiny ** 0.5)
     return loss(_LOGIT_DEVIATION * logits / deviation, labels)
@@ -101,12 +99,10 @@ def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task =
 def width(space: FilterSpace, mask: Mask) -> float:
     """Return minus the sum over layers of 1 / (number of the layer's output channels that a filter mask keeps).
 
-    The objective needs no examples and no weights.
-
-    In an untrained chain of ReLU layers, the fluctuation of gradients grows exponentially with this sum over the hidden
-    layers (Hanin 2018). Other networks use the same sum: each convolution that writes to a residual trunk adds the
-    trunk's width once. Layers that lose no outputs under any mask do not count. Returns minus infinity for a mask that
-    empties a layer.
+    The objective needs no examples and no weights. In an untrained chain of ReLU layers, the fluctuation of gradients
+    grows exponentially with this sum over the hidden layers (Hanin 2018). Other networks use the same sum: each
+    convolution that writes to a residual trunk adds the trunk's width once. Layers that lose no outputs under any mask
+    do not count. Returns minus infinity for a mask that empties a layer.
     """
     widths = space.widths(mask)
     return -float((1 / widths).sum()) if widths.all() else -math.inf

@@ -107,25 +107,17 @@ class Scorer:
         masks_per_pass: int | None = None,
         calibration: Nested | Iterable[Nested] | Reconstruction | LayerLevels | None = None,
     ) -> None:
-        if not hasattr(split, "task") or not hasattr(split, "sample"):
-            raise InputError(
-                f"split: a {type(split).__name__}; allowed is a split of ms.Data, or ms.Split(inputs, targets)"
-            )
         for name, number in (("batch_size", batch_size), ("masks_per_pass", masks_per_pass)):
             if number is not None:
                 check_whole(name, number, 1)
-        if objective is None:
-            objective = "loss" if loss is not None else "accuracy" if split.task.classifies else "metric"
-        if loss is not None and objective != "loss":
-            raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
-        self.space, self.objective = space, objective
+        self.space, self.objective = space, _objective(split, objective, own_loss=loss is not None)
         self._device = as_device(next(model.parameters()).device if device is None else device)
         self._task: Task = split.task if loss is None else with_loss(split.task, loss)
-        self._row = objective_row(objective, self._task, space)
+        self._row = objective_row(self.objective, self._task, space)
         if self._row.reconstructs != (calibration is not None):
             needed = "needs inputs of training examples" if calibration is None else "repairs no masks; leave it out"
             raise InputError(
-                f"calibration: {'none' if calibration is None else 'given'}; objective {objective!r} {needed}"
+                f"calibration: {'none' if calibration is None else 'given'}; objective {self.objective!r} {needed}"
             )
         self._n_examples = len(split) if self._row.images is None else min(self._row.images, len(split))
         self._model = copy.deepcopy(model).to(self._device).eval()
@@ -159,7 +151,7 @@ class Scorer:
         whole = self._row.of_network is not None  # in one batch
         self._batch_size = len(split) if whole else batch_size or images_per_pass(self._model, probe.inputs)
         check = partial(check_examples, classes=probe.classes)
-        self._why = reason_for_reference(objective, self._row, self._task, split, probe, own_loss=loss is not None)
+        self._why = reason_for_reference(self.objective, self._row, self._task, split, probe, own_loss=loss is not None)
         self._held = share_of_rank(split, self._row, self._task, has_logits=not self._why)
         self._examples = ScoredExamples(self._held.split, self._device, self._batch_size, probe.channels_last, check)
         self._choose_way(probe, calibration, masks_per_pass)
@@ -350,3 +342,16 @@ class Scorer:
             return LogitMeasure(row.of_logits, task)
         assert row.of_task is not None
         return new_measure(row.of_task, task)
+
+
+def _objective(split: Any, objective: str | CustomObjective | None, *, own_loss: bool) -> str | CustomObjective:
+    """Return the objective, by default that of the split's task; raise an InputError if the loss doesn't fit it."""
+    if not hasattr(split, "task") or not hasattr(split, "sample"):
+        raise InputError(
+            f"split: a {type(split).__name__}; allowed is a split of ms.Data, or ms.Split(inputs, targets)"
+        )
+    if objective is None:
+        objective = "loss" if own_loss else "accuracy" if split.task.classifies else "metric"
+    if own_loss and objective != "loss":
+        raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
+    return objective

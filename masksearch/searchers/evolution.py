@@ -121,12 +121,13 @@ class Evolution(Searcher):
         if number < len(self._given):
             proposal = Proposal.of(self._given[number])
         elif self._given:
-            base = _member(self._given[number % len(self._given)])
+            mask = self._given[number % len(self._given)]
+            base = _Member(mask, math.nan, mask.kept_counts)
             proposal = Proposal.moving(base.mask, self._allowed(base, self._mutated))
         else:
             amount = problem.amount.lenient().across(self.scope)
             proposal = Proposal.of(problem.space.random(amount, generator=self.generator))
-        self._waiting[proposal] = None, _member(proposal.mask).kept
+        self._waiting[proposal] = None, proposal.mask.kept_counts
         return proposal
 
     def _child(self) -> Proposal:
@@ -230,7 +231,7 @@ class Evolution(Searcher):
         members = self.state.members
         for proposal, score in zip(proposals, scores, strict=True):
             asked = proposal in self._waiting  # else it was asked before a resume
-            place, kept = self._waiting.pop(proposal) if asked else (None, _member(proposal.mask).kept)
+            place, kept = self._waiting.pop(proposal) if asked else (None, proposal.mask.kept_counts)
             if not score.exact or math.isnan(score.value):
                 continue
             member = _Member(proposal.mask, score.value, kept)
@@ -247,10 +248,6 @@ class Evolution(Searcher):
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         return {"median": median(member.value for member in self.state.members)} if self.state.members else {}
-
-
-def _member(mask: Mask, value: float = math.nan) -> _Member:
-    return _Member(mask, value, np.array(list(mask.kept_per_layer().values()), dtype=np.int64))
 
 
 def _balanced(space: Layout, out: np.ndarray, back: np.ndarray) -> Move:

@@ -24,7 +24,7 @@ class BitPartition(ABC):
     def __init__(self, mask: Mask) -> None:
         self.space = mask.space
         self._bits = mask.bits.numpy().copy()
-        self._kept = np.array(list(mask.kept_per_layer().values()), dtype=np.int64)
+        self._kept = mask.kept_counts
 
     @property
     def n_kept(self) -> int:

@@ -176,8 +176,7 @@ class RankedLayers(_ByLayer):
             ranked = shuffled[saliency[layer.slice][shuffled].argsort(descending=True, stable=True)]
             kept = mask.bits[layer.slice][ranked]
             orders.append(layer.start + torch.cat([ranked[kept], ranked[~kept]]).numpy())
-        kept_per_layer = np.array(list(mask.kept_per_layer().values()), dtype=np.int64)
-        super().__init__(space, np.concatenate(orders), kept_per_layer)
+        super().__init__(space, np.concatenate(orders), mask.kept_counts)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
         """Draw a random move that prunes a layer's lowest-ranked kept units and regrows as many units of another layer.

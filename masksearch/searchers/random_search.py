@@ -13,10 +13,7 @@ from masksearch.utils.seeds import torch_generator
 
 @dataclass
 class RandomSearchState:
-    """State from which a random search resumes: whether the user's start mask has still to be proposed.
-
-    The random generator is saved apart.
-    """
+    """State from which a random search resumes. The random generator is saved apart."""
 
     start_is_due: bool  # whether the given start mask is still to be proposed
 

@@ -68,9 +68,9 @@ class ThesisState:
     radius: int  # number of kept units that a move swaps for pruned ones
     peak: int  # radius after its last increase
     temperature: float  # in units of accuracy (1 = 100 %)
-    iterations: float  # number of scorings in this level
+    iterations: float  # number of scorings that this level has
     level: int = 0
-    iteration: int = 0  # number of scorings in this level so far
+    iteration: int = 0  # of these, how many were made
     mean: float = _FIRST_LEVEL_MEAN  # the running mean `a` of accepted accuracies, percent
     sum: float = _FIRST_LEVEL_MEAN  # sum of the accuracies that `a` is the mean of, percent
     count: int = 1  # number of accuracies in `sum`

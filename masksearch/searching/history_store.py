@@ -19,7 +19,7 @@ from masksearch.core.protocol import LARGER_BUDGETS, Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, named, remove_litter, save_tree
-from masksearch.utils.integrity import RunningDigest, check_object, refusing
+from masksearch.utils.integrity import RunningDigest, check_object, folder_remedy, refusing
 
 _CHECKPOINT, _ROWS, _MOVES = "search.safetensors", "history.jsonl", "moves.i32"
 EXAMPLES = "examples"
@@ -92,8 +92,6 @@ class HistoryFile:
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
         """Open a search's files; return its history and its searcher's state, which is None if nothing can be resumed.
 
-        The state is None for a new search, and for one that can't be resumed.
-
         Raises
         ------
         InputError
@@ -102,19 +100,19 @@ class HistoryFile:
         history, state, ends = History(keep), None, (0, 0)
         saved = _saved(self._folder)
         if saved is not None:
-            with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
+            with refusing(self._folder / _CHECKPOINT, folder_remedy(self._folder)):
                 if difference := _difference(saved["identity"], self._identity):
                     raise InputError(f"{self._folder}: holds another search: {difference}")
                 before, now = (identity.get(EXAMPLES) for identity in (saved["identity"], self._identity))
                 if None not in (before, now) and before != now:  # version 1.0 and before saved none
                     raise InputError(
                         f"{self._folder}: holds a search on other examples; restore the data, give another folder, or "
-                        f"{_remedy(self._folder)}"
+                        f"{folder_remedy(self._folder)}"
                     )
                 state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
             rows, self._rows_digest = _rows(self._folder, saved)
             self._moves_digest = RunningDigest.of(_beginning(self._folder, _MOVES, saved))
-            with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
+            with refusing(self._folder / _CHECKPOINT, folder_remedy(self._folder)):
                 masks = self._masks(space, saved, rows)
                 first = _unpack(space, saved["first"], self._folder)
                 self.waiting = [_unpack(space, bits, self._folder) for bits in saved.get("waiting", [])]
@@ -130,7 +128,7 @@ class HistoryFile:
             if f"{mask.hash:016x}" != rows[number].mask:
                 raise InputError(
                     f"{self._folder / _CHECKPOINT} has another mask for trial {number} than {_ROWS}; "
-                    f"{_remedy(self._folder)}"
+                    f"{folder_remedy(self._folder)}"
                 )
         return masks
 
@@ -218,7 +216,7 @@ def saved_budgets(folder: Path) -> tuple[Budget, ...]:
     saved = _saved(folder)
     if saved is None:
         return ()
-    with refusing(folder / _CHECKPOINT, _remedy(folder)):
+    with refusing(folder / _CHECKPOINT, folder_remedy(folder)):
         identity = saved["identity"]
         return tuple(Budget(*limits) for limits in (identity["budget"], *identity.get(LARGER_BUDGETS, [])))
 
@@ -228,11 +226,11 @@ def _saved(folder: Path) -> dict[str, Any] | None:
     path = folder / _CHECKPOINT
     if not path.exists():
         return None
-    saved = load_tree(path, _remedy(folder))
+    saved = load_tree(path, folder_remedy(folder))
     needed = {"identity": dict, "rows_end": int, "moves_end": int, "masks": dict, "first": np.ndarray}
-    check_object(saved, path, needed, _remedy(folder))
+    check_object(saved, path, needed, folder_remedy(folder))
     if "searcher" not in saved:
-        raise InputError(f"{path} has no 'searcher'; {_remedy(folder)}")
+        raise InputError(f"{path} has no 'searcher'; {folder_remedy(folder)}")
     return dict(saved)
 
 
@@ -243,15 +241,15 @@ def _beginning(folder: Path, name: str, saved: dict[str, Any]) -> bytes:
         with path.open("rb") as source:
             content = source.read(max(end, 0))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing, and {_CHECKPOINT} beside it needs it; {_remedy(folder)}") from None
+        raise InputError(f"{path} is missing, and {_CHECKPOINT} beside it needs it; {folder_remedy(folder)}") from None
     if len(content) != end:
         raise InputError(
-            f"{path} has {len(content):,} bytes, and {_CHECKPOINT} beside it needs {end:,}; {_remedy(folder)}"
+            f"{path} has {len(content):,} bytes, and {_CHECKPOINT} beside it needs {end:,}; {folder_remedy(folder)}"
         )
     digest = saved.get("rows_digest" if name == _ROWS else "moves_digest")  # none in version 1.0 and before
     if digest is not None and digest != RunningDigest.of(content).value:
         raise InputError(
-            f"{path} is damaged or was changed: its digest is not that of {_CHECKPOINT}; {_remedy(folder)}"
+            f"{path} is damaged or was changed: its digest is not that of {_CHECKPOINT}; {folder_remedy(folder)}"
         )
     return content
 
@@ -262,19 +260,16 @@ def _rows(folder: Path, saved: dict[str, Any] | None, *, whole: bool = False) ->
     covered = b"" if saved is None else _beginning(folder, _ROWS, saved)
     content = path.read_bytes() if whole else covered
     rows = []
-    with refusing(path, _remedy(folder)):
+    with refusing(path, folder_remedy(folder)):
         for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines()):
             row = msgspec.convert(json.loads(line), _Row)
             if row.number != number or not _HASH.fullmatch(row.mask):
                 raise InputError(
-                    f"{path} has row {row.number} with mask {row.mask[:20]!r} in line {number + 1}; {_remedy(folder)}"
+                    f"{path} has row {row.number} with mask {row.mask[:20]!r} in line {number + 1}; "
+                    f"{folder_remedy(folder)}"
                 )
             rows.append(row)
     return rows, RunningDigest.of(covered)
-
-
-def _remedy(folder: Path) -> str:
-    return f"remove the folder {folder} and run again"
 
 
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
@@ -289,16 +284,16 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
     """
     saved = _saved(folder)
     if saved is None:
-        raise InputError(f"no file {folder / _CHECKPOINT}; {_remedy(folder)}")
+        raise InputError(f"no file {folder / _CHECKPOINT}; {folder_remedy(folder)}")
     rows, _ = _rows(folder, saved)
     moves = np.frombuffer(_beginning(folder, _MOVES, saved), "<i4")
     counts = [row.move for row in rows if row.move is not None]
     if any(count < 0 for pair in counts for count in pair) or sum(map(sum, counts)) != len(moves):
-        raise InputError(f"{folder / _MOVES} has other moves than {_ROWS} lists; {_remedy(folder)}")
+        raise InputError(f"{folder / _MOVES} has other moves than {_ROWS} lists; {folder_remedy(folder)}")
     if len(moves) and not 0 <= moves.min() <= moves.max() < space.n_units:
-        raise InputError(f"{folder / _MOVES} has units outside of this {space.describe()}; {_remedy(folder)}")
+        raise InputError(f"{folder / _MOVES} has units outside of this {space.describe()}; {folder_remedy(folder)}")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
-    bits = unpacked_bits(saved["first"], space.n_units, folder / _CHECKPOINT, _remedy(folder)).copy()
+    bits = unpacked_bits(saved["first"], space.n_units, folder / _CHECKPOINT, folder_remedy(folder)).copy()
     place, expected = 0, ""
     for row in rows:
         if row.move is not None:
@@ -321,7 +316,7 @@ def _pack(mask: Mask | None) -> np.ndarray:
 
 def _unpack(space: MaskSpace, packed: object, folder: Path) -> Mask:
     path = folder / _CHECKPOINT
-    return Mask(space, torch.from_numpy(unpacked_bits(packed, space.n_units, path, _remedy(folder))))
+    return Mask(space, torch.from_numpy(unpacked_bits(packed, space.n_units, path, folder_remedy(folder))))
 
 
 def _cut(path: Path, end: int) -> BinaryIO:

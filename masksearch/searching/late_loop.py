@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
 from masksearch.core.scorer_protocols import ParallelScoring
 from masksearch.searching.trial_loop import TrialLoop, priced, repeated
@@ -36,8 +37,7 @@ class LateLoop(TrialLoop):
                 proposal, score = self.scorer.receive()
             del self._open[proposal]
             self._finish(proposal, score)
-            if self.file is not None and time.monotonic() - self._saved > self.file.checkpoint_seconds:
-                self._checkpoint()
+            self._checkpoint_if_old()
             self._propose()
         if len(self.history) > n_before:
             self._checkpoint()
@@ -80,8 +80,5 @@ class LateLoop(TrialLoop):
             self._checkpoint()
             raise
 
-    def _checkpoint(self) -> None:
-        if self.file is not None:
-            waiting = [*(proposal.mask for proposal in self._open), *self._again]
-            self.file.checkpoint(self.history, self._searcher_state(), waiting)
-            self._saved = time.monotonic()
+    def _waiting(self) -> list[Mask]:
+        return [*(proposal.mask for proposal in self._open), *self._again]

@@ -23,7 +23,7 @@ from masksearch.searching.late_loop import LateLoop
 from masksearch.searching.start_mask import start_mask
 from masksearch.searching.trial_loop import Callback, TrialLoop
 from masksearch.utils.errors import InputError, check_type, check_whole
-from masksearch.utils.integrity import refusing
+from masksearch.utils.integrity import folder_remedy, refusing
 from masksearch.utils.locks import locked
 from masksearch.utils.progress import Steps, steps
 
@@ -235,7 +235,7 @@ def _run(
         file = HistoryFile(folder, identity)
         history, state = file.open(problem.space, history.keep)
         if state is not None:
-            with refusing(folder / "search.safetensors", f"remove the folder {folder} and run again"):
+            with refusing(folder / "search.safetensors", folder_remedy(folder)):
                 searcher.load_state_dict(state)
         elif len(history) and problem.budget.left(len(history), history.seconds) != 0:
             file.close()

@@ -51,8 +51,8 @@ class TrialLoop:
             self.searcher.tell(proposals, scores)
             self._telling = time.perf_counter() - scored
             self._record(proposals, scores, before)
-        if self.file is not None and len(history) > n_before:
-            self.file.checkpoint(history, self._searcher_state())
+        if len(history) > n_before:
+            self._checkpoint()
 
     def _refresh_if_due(self) -> None:
         """Refresh the scorer if a refresh is due, and write a checkpoint then if the last one is old."""
@@ -62,12 +62,21 @@ class TrialLoop:
         self._refreshed = len(self.history)
         if every is not None:
             self.scorer.refresh()
+        self._checkpoint_if_old()
+
+    def _checkpoint_if_old(self) -> None:
         if self.file is not None and time.monotonic() - self._saved > self.file.checkpoint_seconds:
-            self.file.checkpoint(self.history, self._searcher_state())
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        if self.file is not None:
+            state = self.searcher.state_dict() if self.searcher.supports_resuming else None
+            self.file.checkpoint(self.history, state, self._waiting())
             self._saved = time.monotonic()
 
-    def _searcher_state(self) -> dict[str, object] | None:
-        return self.searcher.state_dict() if self.searcher.supports_resuming else None
+    def _waiting(self) -> list[Mask]:
+        """Masks that wait for their scores; a resumed search scores these first."""
+        return []
 
     def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:
         """Append the trials to the history, after the searcher got their scores.

@@ -51,14 +51,13 @@ def _repeated(labels: Labels, times: int) -> Labels:
 def batched_product(coupling: Coupling, call: Call) -> None:
     """Coupling rule for a batched product (b, n, k) x (b, k, m): positions of b and n can be removed one by one.
 
-    In one product, and in products with a weight, m can be pruned, too.
-
-    With a batch of several products, heads for example, k and m (the head_dim of the values) are fixed, so that whole
-    heads are the units. In one product, and in products with a weight, the terms k are tied.
+    In one product, and in products with a weight, m can be pruned, too. With a batch of several products, heads for
+    example, k and m (the head_dim of the values) are fixed, so that whole heads are the units. In one product, and in
+    products with a weight, the terms k are tied.
     """
     left, right = call.inputs[-2:]
-    reason = f"{call.name} in {call.where} combines these positions"
-    joins = f"{call.name} in {call.where} joins channels to others that can't be removed"
+    reason = f"{call.described} combines these positions"
+    joins = f"{call.described} joins channels to others that can't be removed"
     batches = [coupling.labels(factor)[0] for factor in (left, right)]
     if left.shape[0] == 1 or coupling.weight_name(left) or coupling.weight_name(right):
         rows, columns = contract(coupling, call, left, right)
@@ -102,16 +101,16 @@ def index(coupling: Coupling, call: Call) -> None:
     labels = coupling.labels(source)
     indexed = [dim for dim, numbers in enumerate(indices) if numbers is not None]
     for dim in indexed:
-        coupling.fix(labels[dim], f"{call.name} in {call.where} selects channels by number")
+        coupling.fix(labels[dim], f"{call.described} selects channels by number")
     for numbers in indices:
         if numbers is not None:
-            coupling.fix_all(numbers, f"{call.name} in {call.where} selects channels by number")
+            coupling.fix_all(numbers, f"{call.described} selects channels by number")
     first, last = indexed[0], indexed[-1]
     kept = labels[:first], labels[last + 1 :]
     new = call.result.ndim - len(kept[0]) - len(kept[1])
     if len(indexed) != last - first + 1 or new < 0 or any(indices[dim].dtype == torch.bool for dim in indexed):
         for dim_labels in labels:
-            coupling.fix(dim_labels, f"{call.name} in {call.where} selects channels by number")
+            coupling.fix(dim_labels, f"{call.described} selects channels by number")
         return coupling.write(call.result, [None] * call.result.ndim)
     return coupling.write(call.result, [*kept[0], *[None] * new, *kept[1]])
 
@@ -126,7 +125,7 @@ def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
     along, sizes = labels[dim], [part.shape[dim] for part in call.outputs]
     size = min(sizes)
     if along is None or any(each % size for each in sizes):
-        coupling.fix(along, f"{call.name} in {call.where} selects channels by number")
+        coupling.fix(along, f"{call.described} selects channels by number")
         along = None
     else:
         along = coupling.tie(np.split(along, len(along) // size), f"{call.where} joins heads that can't be removed")
@@ -140,6 +139,6 @@ def third(coupling: Coupling, call: Call) -> None:
     """Coupling rule for the query, key or value third of a packed bias: all thirds lose the same positions."""
     [labels] = coupling.labels(call.inputs[0])
     if labels is not None:
-        labels = coupling.tie(np.split(labels, 3), f"{call.name} in {call.where} selects channels by number")
+        labels = coupling.tie(np.split(labels, 3), f"{call.described} selects channels by number")
     coupling.write(call.result, [labels])
     coupling.mark_view(call.result, call.inputs[0])

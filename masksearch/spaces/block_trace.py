@@ -1,6 +1,8 @@
 """Trace of a forward pass: a graph of its operations and of the module calls that ran them, without tensors."""
 
+from collections import Counter
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -106,10 +108,7 @@ class Graph:
     @cached_property
     def runs(self) -> dict[str, int]:
         """Return {module: number of its calls in the traced forward pass}."""
-        runs: dict[str, int] = {}
-        for call in self.calls:
-            runs[call.module] = runs.get(call.module, 0) + 1
-        return runs
+        return Counter(call.module for call in self.calls)
 
     @cached_property
     def macs(self) -> int:
@@ -192,20 +191,16 @@ def operations_of(model: nn.Module, inputs: Nested, watched: Collection[int] = (
             call.has_form = False
         call.arguments = {}
 
-    hooks = []
+    hooks = ExitStack()
     for name, module in model.named_modules():
-        hooks.append(
+        hooks.enter_context(
             module.register_forward_pre_hook(
                 lambda module, args, kwargs, name=name: enter(module, args, kwargs, name), with_kwargs=True
             )
         )
-        hooks.append(module.register_forward_hook(leave))
-    try:
-        with torch.enable_grad(), tracer:  # without gradients, attention takes fused paths without additions
-            outputs = output_tensors(call_model(model, inputs))
-    finally:
-        for hook in hooks:
-            hook.remove()
+        hooks.enter_context(module.register_forward_hook(leave))
+    with hooks, torch.enable_grad(), tracer:  # without gradients, attention takes fused paths without additions
+        outputs = output_tensors(call_model(model, inputs))
     made = frozenset(tracer.made[id(output)] for output in outputs if id(output) in tracer.made)
     shared = set(shared_parameters(model))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in shared}

@@ -264,3 +264,8 @@ class Coupling:
             for label_class in np.unique(classes[labels]).tolist():
                 reasons.setdefault(label_class, reason)
         return classes, reasons
+
+
+def described(module: nn.Module, name: str) -> str:
+    """Return a module's class and name for messages: ``LayerNorm 'encoder.ln'``; the class alone for the network."""
+    return f"{type(module).__name__} {name!r}" if name else type(module).__name__

@@ -40,6 +40,11 @@ class Call:
         return self.function._schema.name.split("::")[1].strip("_")
 
     @property
+    def described(self) -> str:
+        """Return the operation with the module that ran it, for messages: ``sum in LayerNorm 'encoder.ln'``."""
+        return f"{self.name} in {self.where}"
+
+    @property
     def inputs(self) -> list[Tensor]:
         """Return every tensor among the operation's arguments."""
         return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
@@ -63,4 +68,4 @@ Rule = Callable[[Coupling, Call], None]
 def unknown(coupling: Coupling, call: Call) -> None:
     """Coupling rule for operations that have no other: no channel of their inputs can be removed."""
     for tensor in call.inputs:
-        coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")
+        coupling.fix_all(tensor, f"{call.described} is an operation without a rule for following channels")

@@ -49,10 +49,9 @@ def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tup
 def convolution(coupling: Coupling, call: Call) -> None:
     """Coupling rule for a convolution: an input channel is removed with its slice of the weight.
 
-    The weight is (out, in / groups, *kernel), or (in, out / groups, *kernel) if transposed.
-
-    In a depthwise convolution, channels that group g makes are removed with the one channel that it reads. In a grouped
-    convolution every group must read and make equally many channels, so that all groups lose the same positions.
+    The weight is (out, in / groups, *kernel), or (in, out / groups, *kernel) if transposed. In a depthwise convolution,
+    channels that group g makes are removed with the one channel that it reads. In a grouped convolution every group
+    must read and make equally many channels, so that all groups lose the same positions.
     """
     arguments = call.arguments
     data, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]

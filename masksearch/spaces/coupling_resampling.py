@@ -12,7 +12,7 @@ def pool(coupling: Coupling, call: Call) -> None:
     spatial = int(next(letter for letter in call.name if letter in "123"))
     labels = coupling.labels(source)
     for dim in range(source.ndim - spatial, source.ndim):
-        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
+        coupling.fix(labels[dim], f"{call.described} reduces over channels")
         labels[dim] = None
     for result in call.outputs:
         coupling.write(result, labels)
@@ -23,7 +23,7 @@ def fourier(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     labels = coupling.labels(source)
     for dim in call.dims("dim", source.ndim):
-        coupling.fix(labels[dim], f"{call.name} in {call.where} sums over channels")
+        coupling.fix(labels[dim], f"{call.described} sums over channels")
         labels[dim] = None
     coupling.write(call.result, labels)
 
@@ -38,7 +38,7 @@ def pad(coupling: Coupling, call: Call) -> None:
         if channels is None or before == after == 0:
             continue
         if min(before, after) < 0:
-            coupling.fix(channels, f"{call.name} in {call.where} selects channels by number")
+            coupling.fix(channels, f"{call.described} selects channels by number")
             labels[dim] = None
         else:
             labels[dim] = np.pad(channels, (before, after), constant_values=FIXED)

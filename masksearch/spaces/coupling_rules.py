@@ -31,9 +31,7 @@ def _elementwise(coupling: Coupling, call: Call) -> None:
             matched = dim - (result.ndim - tensor.ndim)
             if matched >= 0 and tensor.shape[matched] == size > 1:  # else the tensor is broadcast along this dimension
                 meeting.append(coupling.labels(tensor)[matched])
-        labels.append(
-            coupling.tie(meeting, f"{call.name} in {call.where} joins channels to others that can't be removed")
-        )
+        labels.append(coupling.tie(meeting, f"{call.described} joins channels to others that can't be removed"))
     coupling.write(result, labels)
 
 
@@ -50,7 +48,7 @@ def _index(coupling: Coupling, call: Call) -> None:
     if call.name == "slice" and source.ndim == 1 and 3 * call.result.numel() == source.numel():
         return attention.third(coupling, call)
     for dim in indexed:
-        coupling.fix(labels[dim], f"{call.name} in {call.where} selects channels by number")
+        coupling.fix(labels[dim], f"{call.described} selects channels by number")
         labels[dim] = None
     for result in call.outputs:
         coupling.write(result, labels if result.ndim == source.ndim else _without(indexed, labels))
@@ -82,7 +80,7 @@ def _split(coupling: Coupling, call: Call) -> None:
     along = labels[dim]
     parts: list[Labels] = [None] * len(call.outputs)
     if along is not None:
-        reason = f"{call.name} in {call.where} selects channels by number"
+        reason = f"{call.described} selects channels by number"
         sizes = [part.shape[dim] for part in call.outputs]
         pieces = np.split(along, np.cumsum(sizes)[:-1])
         if len(set(sizes)) == 1:
@@ -104,7 +102,7 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
     parts = [part for part in call.inputs if part.ndim == result.ndim]  # cat skips empty vectors
     [along] = call.dims("dim", result.ndim)
     part_labels = [coupling.labels(part) for part in parts]
-    reason = f"{call.name} in {call.where} joins channels to others that can't be removed"
+    reason = f"{call.described} joins channels to others that can't be removed"
     labels = [
         None if dim == along else coupling.tie([each[dim] for each in part_labels], reason)
         for dim in range(result.ndim)
@@ -119,7 +117,7 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
 
 def _stack(coupling: Coupling, call: Call) -> None:
     parts = [coupling.labels(part) for part in call.inputs]
-    reason = f"{call.name} in {call.where} joins channels to others that can't be removed"
+    reason = f"{call.described} joins channels to others that can't be removed"
     labels = [coupling.tie(meeting, reason) for meeting in zip(*parts, strict=True)]
     labels.insert(call.arguments["dim"] % call.result.ndim, None)
     coupling.write(call.result, labels)
@@ -131,7 +129,7 @@ def _gate(coupling: Coupling, call: Call) -> None:
     labels = coupling.labels(call.inputs[0])
     along = labels[dim]
     if along is not None:
-        labels[dim] = coupling.tie(np.split(along, 2), f"{call.name} in {call.where} selects channels by number")
+        labels[dim] = coupling.tie(np.split(along, 2), f"{call.described} selects channels by number")
     coupling.write(call.result, labels)
 
 
@@ -144,7 +142,7 @@ def _reduce(coupling: Coupling, call: Call) -> None:
     dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
     averages = call.where.startswith("MultiheadAttention")  # over heads, and most callers ignore the result
     for dim in dims:
-        reason = f"{call.name} in {call.where} reduces over channels"
+        reason = f"{call.described} reduces over channels"
         if averages and call.name == "mean":
             coupling.fix_if_used(call.result, labels[dim], reason)
         else:

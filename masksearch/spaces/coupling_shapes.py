@@ -54,7 +54,7 @@ def view(coupling: Coupling, call: Call) -> None:
     by one: (2, 8, 3, 3) -> (2, 72) is the run (2) -> (2) and the run (8, 3, 3) -> (72).
     """
     source, result = call.inputs[0], call.result
-    reason = f"{call.name} in {call.where} mixes channels with other positions"
+    reason = f"{call.described} mixes channels with other positions"
     source_labels = coupling.labels(source)
     if source.numel() == 0:
         return unknown(coupling, call)

@@ -5,8 +5,8 @@ real tensors. Hooks on the modules give the operations the name of their layer, 
 or a weight that two layers share, has one set of labels: channels of both places are tied.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from masksearch.spaces.attention_rules import count_product
 from masksearch.spaces.axis_splits import next_axes
 from masksearch.spaces.branches import attributes_restored
-from masksearch.spaces.coupling import Coupling
+from masksearch.spaces.coupling import Coupling, described
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
 from masksearch.spaces.kept_norms import following_norms
@@ -104,9 +104,39 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
             coupling.fix_all(parameter, text, first=True)
     tracer = _OperationTracer(coupling, type(model).__name__)
     runs: dict[str, int] = {}
-    hooks = []
+    following = following_norms(coupling, model) if norms else nullcontext()
+    views = ViewRecorder(coupling, tracer.modules, tracer.counters)
+    outputs: list[Tensor] = []
+    caches: list[Tensor] = []  # keys and values of Hugging Face's decoders
+    calls = _following_modules(coupling, model, tracer, runs)
+    # Without gradients some modules take fused paths, which have no rules.
+    with calls, torch.enable_grad(), tracer, views, following_recurrent(coupling, model, tracer), following:
+        for number, each in enumerate(inputs):
+            tracer.counting = number == 0
+            runs.clear()
+            result = call_model(model, each)
+            outputs += output_tensors(result)
+            caches += output_tensors(getattr(result, "past_key_values", None))
+    normed = {f"{type(model.get_submodule(name)).__name__} {name!r}" for name in advice}
+    coupling.unmaskable = [item for item in coupling.unmaskable if item[0] not in normed] + list(advice.items())
+    if not outputs:
+        raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
+    reason = f"channels are outputs of {type(model).__name__}"
+    for cache in caches:
+        coupling.fix_all(cache, f"{reason}, to which config.use_cache adds keys and values")
+    for output in outputs:
+        coupling.fix_all(output, reason)
+    return coupling
+
+
+@contextmanager
+def _following_modules(
+    coupling: Coupling, model: nn.Module, tracer: _OperationTracer, runs: dict[str, int]
+) -> Iterator[None]:
+    """Within the block, keep the tracer's stack of running modules; count each module's calls in ``runs``."""
+    hooks = ExitStack()
     for name, module in model.named_modules():
-        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        where = described(module, name)
 
         def enter(module: nn.Module, inputs: Any, where: str = where, name: str = name) -> None:
             tracer.running.append(where)
@@ -122,33 +152,10 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
             tracer.modules.pop()
             tracer.counters.pop()
 
-        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
-        # Without gradients some modules take fused paths, which have no rules.
-        following = following_norms(coupling, model) if norms else nullcontext()
-        views = ViewRecorder(coupling, tracer.modules, tracer.counters)
-        outputs: list[Tensor] = []
-        caches: list[Tensor] = []  # keys and values of Hugging Face's decoders
-        with torch.enable_grad(), tracer, views, following_recurrent(coupling, model, tracer), following:
-            for number, each in enumerate(inputs):
-                tracer.counting = number == 0
-                runs.clear()
-                result = call_model(model, each)
-                outputs += output_tensors(result)
-                caches += output_tensors(getattr(result, "past_key_values", None))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    normed = {f"{type(model.get_submodule(name)).__name__} {name!r}" for name in advice}
-    coupling.unmaskable = [item for item in coupling.unmaskable if item[0] not in normed] + list(advice.items())
-    if not outputs:
-        raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
-    reason = f"channels are outputs of {type(model).__name__}"
-    for cache in caches:
-        coupling.fix_all(cache, f"{reason}, to which config.use_cache adds keys and values")
-    for output in outputs:
-        coupling.fix_all(output, reason)
-    return coupling
+        hooks.enter_context(module.register_forward_pre_hook(enter))
+        hooks.enter_context(module.register_forward_hook(leave))
+    with hooks:
+        yield
 
 
 def _advice_on_weight(module: nn.Module) -> str | None:

@@ -115,7 +115,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor], sizes: Sizes | None = None) -> nn.Module:
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor], sizes: Sizes | None) -> nn.Module:
     """Return a copy of a network with new parameters and buffers, and with fitting ``in_channels`` and other sizes.
 
     ``sizes`` holds the numbers that do not follow from shapes, {module: {attribute: value}}.

@@ -254,11 +254,11 @@ def filter_space(
 ) -> FilterSpace:
     """Return the space of filter masks of a network: one bit per group of channels that must be removed together.
 
-    One unit is one group of channels that must be removed together: through residual additions, concatenations,
-    depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the
-    network runs once on the CPU, and a rule per operation couples the channels; then the outputs of masked and pruned
-    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, and families
-    that fail the comparison are left out, with a reason (``space.left_out``).
+    Channels are coupled by residual additions, concatenations, depthwise and grouped convolutions and flattenings;
+    hidden units of MLPs are units, too. A float64 copy of the network runs once on the CPU, and a rule per operation
+    couples the channels; then the outputs of masked and pruned copies are compared for random masks. Outputs, channels
+    that a normalisation or reduction combines, and families that fail the comparison are left out, with a reason
+    (``space.left_out``).
 
     Parameters
     ----------

@@ -7,13 +7,12 @@ channels and puts zeros at the other positions. The hook is copied with the netw
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from masksearch.spaces.coupling import Coupling
+from masksearch.spaces.coupling import Coupling, described
 
 Kept = Mapping[str, tuple[Tensor, int]]  # module -> (positions that it keeps, int64 (k,); dimension of the channels)
 
@@ -71,17 +70,17 @@ def norms_over(model: nn.Module, kept: Kept) -> Iterator[None]:
 
 
 @contextmanager
-def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
+def following_norms(coupling: Coupling, model: nn.Module) -> Iterator[None]:
     """Context manager: a network traced in it has removable channels in norms such as LayerNorm.
 
     A norm is a module without children whose parameters are vectors of one size, and which reduces over the one
     dimension of that size. Its name and dimension are added to ``coupling.norms``.
     """
-    hooks = []
+    hooks = ExitStack()
     for name, module in model.named_modules():
         if not may_be_norm(module):
             continue
-        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        where = described(module, name)
         marks: list[tuple[int, int]] = []
 
         def enter(module: nn.Module, args: Any, marks: list[tuple[int, int]] = marks) -> None:
@@ -110,12 +109,10 @@ def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
             coupling.write(output, labels)
             coupling.norms.append((name, dims[0] - output.ndim))
 
-        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
-    try:
+        hooks.enter_context(module.register_forward_pre_hook(enter))
+        hooks.enter_context(module.register_forward_hook(leave, with_kwargs=True))
+    with hooks:
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def may_be_norm(module: nn.Module) -> bool:

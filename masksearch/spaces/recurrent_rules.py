@@ -6,7 +6,7 @@ g = tanh 0 = 0, so c = f c + i g = 0 and h = o tanh c = 0; in a GRU n = 0, so h 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from masksearch.spaces.coupling import Coupling, Labels
+from masksearch.spaces.coupling import Coupling, Labels, described
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.pruned_recurrent import RECURRENT, cells, gate_count
 from masksearch.utils.nested import output_tensors
@@ -34,11 +34,11 @@ def following_recurrent(coupling: Coupling, model: nn.Module, tracer: _Pausable)
     if not recurrent:
         yield
         return
-    hooks = []
+    hooks = ExitStack()
     for name, module in recurrent.items():
         if type(module) not in RECURRENT:
             continue
-        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        where = described(module, name)
 
         def enter(module: nn.Module, inputs: Any) -> None:
             tracer.paused = True
@@ -48,13 +48,10 @@ def following_recurrent(coupling: Coupling, model: nn.Module, tracer: _Pausable)
             arguments = dict(zip(("input", "hx"), inputs, strict=False)) | dict(named)
             _follow(coupling, module, where, arguments, output)
 
-        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
-    try:
-        with _Unpacking(coupling, tracer):
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+        hooks.enter_context(module.register_forward_pre_hook(enter))
+        hooks.enter_context(module.register_forward_hook(leave, with_kwargs=True))
+    with hooks, _Unpacking(coupling, tracer):
+        yield
 
 
 class _Unpacking(TorchFunctionMode):

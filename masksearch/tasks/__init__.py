@@ -26,10 +26,8 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Return the cross-entropy of segmentation logits: the mean over each example's pixels, then over examples.
 
-    In nats.
-
-    ``outputs`` are logits (b, classes, ...), ``targets`` classes (b, ...). Ignored pixels do not count, nor do examples
-    that have no other pixels.
+    In nats. ``outputs`` are logits (b, classes, ...), ``targets`` classes (b, ...). Ignored pixels do not count, nor do
+    examples that have no other pixels.
     """
     losses = F.cross_entropy(
         outputs.float(), targets, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing

@@ -142,10 +142,10 @@ def small_network(granularity: str = "weight") -> nn.Sequential:
         ).train()
 
 
-def small_batches(n: int = 3) -> Batches:
-    """Return ``n`` batches of random images and labels for :func:`small_network`."""
+def small_batches() -> Batches:
+    """Return three batches of random images and labels for :func:`small_network`."""
     g = torch.Generator().manual_seed(1)
-    return [(torch.randn(8, 1, 5, 5, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(n)]
+    return [(torch.randn(8, 1, 5, 5, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(3)]
 
 
 def initial_weights(model: nn.Module) -> dict[str, Tensor]:

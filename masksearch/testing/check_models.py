@@ -11,10 +11,8 @@ from masksearch.spaces import weight_space
 
 Shape = tuple[int, int, int]
 
-_RGB = (3, 32, 32)
 
-
-def check_model(row: ModelRow, shape: Shape = _RGB) -> None:
+def check_model(row: ModelRow, shape: Shape = (3, 32, 32)) -> None:
     """Run all checks of a network in the table of networks, for images of one shape (channels, height, width)."""
     check_classifies(row, shape)
     check_same_seed_same_weights(row, shape)
@@ -22,8 +20,9 @@ def check_model(row: ModelRow, shape: Shape = _RGB) -> None:
     check_units(row, shape)
 
 
-def check_classifies(row: ModelRow, shape: Shape = _RGB, classes: int = 7) -> None:
+def check_classifies(row: ModelRow, shape: Shape) -> None:
     """Check that a network gives finite logits, gradients for all parameters, and unchanged buffers in eval mode."""
+    classes = 7
     model = _built(row, shape, classes)
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     logits = model.train()(images)
@@ -40,21 +39,21 @@ def check_classifies(row: ModelRow, shape: Shape = _RGB, classes: int = 7) -> No
     )
 
 
-def check_same_seed_same_weights(row: ModelRow, shape: Shape = _RGB) -> None:
+def check_same_seed_same_weights(row: ModelRow, shape: Shape) -> None:
     """Check that a network's initial weights are equal for equal torch seeds, and differ for different seeds."""
     first, again, other = (_built(row, shape, width=0.25, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(tensor, again[name]) for name, tensor in first.items()), "other weights from the same seed"
     assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items()), "one network for all seeds"
 
 
-def check_width(row: ModelRow, shape: Shape = _RGB) -> None:
+def check_width(row: ModelRow, shape: Shape) -> None:
     """Check that a network with a smaller width factor has the same layers and fewer parameters."""
     narrow, full = _built(row, shape, width=0.25), _built(row, shape)
     assert list(narrow.state_dict()) == list(full.state_dict()), "width changes the layers"
     assert _size(narrow) < 0.6 * _size(full), "a quarter of the width is hardly smaller"
 
 
-def check_units(row: ModelRow, shape: Shape = _RGB) -> None:
+def check_units(row: ModelRow, shape: Shape) -> None:
     """Check that a network has weights to mask, and gives finite outputs under a mask."""
     model = _built(row, shape, width=0.25).eval()
     space = weight_space(model)

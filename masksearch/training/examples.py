@@ -51,9 +51,7 @@ class Streamed(Protocol):
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
         """Yield (inputs, targets) batches of the given sizes, on the CPU, in the order of the indices ``order``.
 
-        None: in the order of the examples.
-
-        Loaders ignore both arguments.
+        None: in the order of the examples. Loaders ignore both arguments.
         """
 
 

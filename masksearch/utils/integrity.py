@@ -254,3 +254,8 @@ def _check_sum(claimed: bytes, right: bytes, path: Path | str, remedy: str) -> N
             f"that version, or {remedy}"
         )
     raise InputError(f"{path} is damaged or was changed: its checksum does not fit its content; {remedy}")
+
+
+def folder_remedy(folder: Path | str) -> str:
+    """Return the advice for errors about a damaged file in a folder of results: remove the folder and run again."""
+    return f"remove the folder {folder} and run again"

@@ -50,6 +50,11 @@ def home(tmp_path_factory):
     return home
 
 
+def settings_in(folder, **flat):
+    common = {"train_examples": 150, "threads": 1, "device": "cpu", "latency_seconds": 0.002}
+    return Settings().updated(common | {"runs": str(folder)} | flat, "test")
+
+
 def said(capsys, *args):
     """What a command prints, one line a row, without what tables are drawn with."""
     assert cli.main(list(args)) == 0
@@ -223,15 +228,7 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
 
 def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
     flat = {"model": "lenet_300_100:0.05", "methods": ["magnitude"], "sparsity": [0.5], "seeds": 1, "epochs": 6}
-    flat |= {
-        "schedule": ["early_bird"],
-        "train_examples": 150,
-        "runs": str(tmp_path),
-        "threads": 1,
-        "device": "cpu",
-        "latency_seconds": 0.002,
-    }
-    result = run_sweep(Settings().updated(flat, "test"))
+    result = run_sweep(settings_in(tmp_path, **flat, schedule=["early_bird"]))
     out = said(capsys, "analyse", str(result.path), "--what", "early_bird")
     [cell] = result.cells
     fired = cell.early_bird.fired
@@ -252,11 +249,8 @@ def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
 
 def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "sparsity": [0.5], "seeds": 2, "epochs": 1, "on_empty": "keep_one", "name": "both"}
-    flat |= {"train_examples": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu", "latency_seconds": 0.002}
     kinds = {"filter": ["filter_l1", "random"], "weight": ["magnitude"]}
-    parts = [
-        Settings().updated(flat | {"granularity": kind, "methods": names}, "test") for kind, names in kinds.items()
-    ]
+    parts = [settings_in(tmp_path, **flat, granularity=kind, methods=names) for kind, names in kinds.items()]
     run_sweep([parts[0]])
     one = said(capsys, "analyse", str(tmp_path / "both"))
     run_sweep(parts)
@@ -277,15 +271,7 @@ def test_figures_of_two_runs_of_one_name_lie_beside_one_another(home, capsys, tm
 
 def test_the_dense_network_s_orthogonality_is_of_the_layers_that_masks_have(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "layers": "linear", "methods": ["random"], "sparsity": [0.001], "seeds": 1}
-    flat |= {
-        "epochs": 1,
-        "train_examples": 150,
-        "runs": str(tmp_path),
-        "threads": 1,
-        "device": "cpu",
-        "latency_seconds": 0.002,
-    }
-    result = run_sweep(Settings().updated(flat, "test"))
+    result = run_sweep(settings_in(tmp_path, **flat, epochs=1))
     out = said(capsys, "analyse", str(result.path), "--what", "orthogonality")
     dense, ticket = (float(re.search(rf"{name} .*?([0-9]+[.][0-9]{{5}})", out)[1]) for name in ("dense", "random"))
     assert ticket == pytest.approx(dense, rel=0.05)
@@ -296,8 +282,7 @@ def controlled(tmp_path_factory):
     """A sweep whose tickets have all controls."""
     home = tmp_path_factory.mktemp("controlled")
     flat = {"model": "lenet_300_100:0.05", "methods": ["snip"], "sparsity": [0.5], "seeds": 2, "epochs": 1}
-    flat |= {"control": ["shuffle", "reinit", "repair"], "train_examples": 150, "runs": str(home), "threads": 1}
-    return run_sweep(Settings().updated(flat | {"device": "cpu", "latency_seconds": 0.002}, "test"))
+    return run_sweep(settings_in(home, **flat, control=["shuffle", "reinit", "repair"]))
 
 
 def test_controls_stand_beside_their_tickets(controlled, capsys):

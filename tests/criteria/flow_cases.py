@@ -38,6 +38,7 @@ def by_layer(values, space):
 
 
 def initial_of(model, seed=3):
+    """Weights at initialisation that differ from the network's, in sign too."""
     g = generator(seed)
     return {
         name: t.detach() + 0.3 * torch.randn(t.shape, generator=g, dtype=t.dtype)

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from flow_cases import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,10 +16,6 @@ from masksearch.spaces import weight_space
 from masksearch.utils.errors import InputError
 
 IMAGE = torch.zeros(1, 1, 3, 2)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_chain():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from flow_cases import generator, initial_of
 from torch import nn
 
 from masksearch.core.space import MaskSpace
@@ -16,10 +17,6 @@ from masksearch.testing import check_criteria as contract
 from masksearch.utils.errors import InputError
 
 every = pytest.mark.parametrize("name", [name for name, row in CRITERIA.items() if "weight" in row.granularities])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_net(dtype=torch.float32, norm=True):
@@ -36,20 +33,11 @@ def make_batches(dtype=torch.float32, n=3):
     ]
 
 
-def changed(model, seed=3):
-    """Weights at initialisation that differ from the network's, in sign too."""
-    g = generator(seed)
-    return {
-        name: t.detach() + 0.3 * torch.randn(t.shape, generator=g, dtype=t.dtype)
-        for name, t in model.named_parameters()
-    }
-
-
 def saliency(name, model, space, batches, **extras):
     row = CRITERIA[name]
     if row.draws:
         extras["generator"] = generator()
-    return row.saliency(model, space, batches, initial=changed(model), **extras)
+    return row.saliency(model, space, batches, initial=initial_of(model), **extras)
 
 
 @every
@@ -71,7 +59,7 @@ def test_nothing_leaks(name):
 def test_select_keeps_the_exact_density_and_the_highest(name, scope):
     model = make_net()
     space = weight_space(model)
-    options = {"scope": scope, "generator": generator(), "initial": changed(model)}
+    options = {"scope": scope, "generator": generator(), "initial": initial_of(model)}
     mask = select(name, model, space, make_batches(), 0.3, **options)
     assert mask.n_kept == space.count(0.3)
     if CRITERIA[name].rounds == 1 and CRITERIA[name].rearrange is None:
@@ -86,7 +74,7 @@ def test_select_draws_from_its_generator_alone(name):
     model = make_net()
     space = weight_space(model)
     masks = [
-        select(name, model, space, make_batches(), 0.3, generator=generator(seed), initial=changed(model))
+        select(name, model, space, make_batches(), 0.3, generator=generator(seed), initial=initial_of(model))
         for seed in (0, 0, 1)
     ]
     assert masks[0] == masks[1]
@@ -104,7 +92,7 @@ def test_a_space_of_another_granularity_is_refused(name):
     space = weight_space(model)
     space.granularity = "group"
     with pytest.raises(InputError, match=f"criterion '{name}': is for .* not group"):
-        select(name, model, space, make_batches(), 0.3, initial=changed(model))
+        select(name, model, space, make_batches(), 0.3, initial=initial_of(model))
 
 
 def test_an_unknown_criterion_gets_the_nearest():

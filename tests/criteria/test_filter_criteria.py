@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from flow_cases import generator
 from torch import nn
 
 from masksearch import cost, prune
@@ -43,10 +44,6 @@ class Net(nn.Module):
         x = F.relu(x + self.mix(x))
         x = self.drop(self.pool(x).flatten(1))
         return self.fc2(x if self.fc1 is None else F.relu(self.fc1(x)))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_net(dtype=torch.float64, hidden=True):

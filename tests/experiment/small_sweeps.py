@@ -12,7 +12,7 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
-from masksearch.experiment import Settings, run_sweep
+from masksearch.experiment import Settings, SweepCallback, run_sweep
 from masksearch.experiment.results import CellResult
 from masksearch.models import MODELS, ModelRow, build_model
 from masksearch.pruning.physical import restore_state, slice_state
@@ -178,3 +178,13 @@ class CellFiles:
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class BegunCells(SweepCallback):
+    """Callback that keeps the cells that have begun."""
+
+    def __init__(self):
+        self.begun = []
+
+    def cell_begins(self, cell):
+        self.begun.append(cell)

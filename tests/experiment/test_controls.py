@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from small_sweeps import same, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from small_sweeps import BegunCells, same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
 from masksearch.analysis.mask_properties import weights_orthogonality
-from masksearch.experiment import SweepCallback, grid, run_sweep
+from masksearch.experiment import grid, run_sweep
 from masksearch.models import build_model
 from masksearch.pruning.physical import load_pruned
 
@@ -135,17 +135,10 @@ def test_controls_come_after_what_they_control_and_are_cells_of_their_own(tmp_pa
 
 
 def test_a_control_that_comes_later_trains_nothing_of_its_model_again(tmp_path):
-    class Log(SweepCallback):
-        def __init__(self):
-            self.begun = []
-
-        def cell_begins(self, cell):
-            self.begun.append(cell.control)
-
     run_sweep(settings_in(tmp_path, methods=["random"]))
-    log = Log()
+    log = BegunCells()
     run_sweep(settings_in(tmp_path, methods=["random"], control=["shuffle"]), log)
-    assert log.begun == ["shuffle"]
+    assert [cell.control for cell in log.begun] == ["shuffle"]
 
 
 @pytest.mark.parametrize("point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["w", "f"])

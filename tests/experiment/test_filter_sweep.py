@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_sweeps import BegunCells
 
 from masksearch import cost, load_pruned
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
-from masksearch.experiment import Settings, SweepCallback, grid, run_sweep
+from masksearch.experiment import Settings, grid, run_sweep
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.models import build_model
 from masksearch.report import write_report
@@ -124,20 +125,10 @@ def test_retraining_starts_from_the_same_sliced_weights_and_keeps_the_size(finis
         assert cost.params(small) < cost.params(build(data))
 
 
-class Log(SweepCallback):
-    """Counts the cells that are worked on."""
-
-    def __init__(self):
-        self.begun = []
-
-    def cell_begins(self, cell):
-        self.begun.append(cell.label)
-
-
 def test_the_same_again_does_nothing(finished):
     settings, result = finished
     before = {path: path.stat().st_mtime_ns for path in result.path.rglob("*.safetensors")}
-    log = Log()
+    log = BegunCells()
     assert run_sweep(settings, log).cells == result.cells
     assert log.begun == []
     assert {path: path.stat().st_mtime_ns for path in result.path.rglob("*.safetensors")} == before

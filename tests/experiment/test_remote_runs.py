@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from small_sweeps import SMALL, settings_in, small_world  # noqa: F401
+from small_sweeps import SMALL, BegunCells, settings_in, small_world  # noqa: F401
 from test_kill import strip_seconds
 from test_object_storage import claim
 
@@ -42,16 +42,6 @@ class Slow(SweepCallback):
 HistoryFile.checkpoint_seconds = 0.05
 run_sweep(Settings().updated({flat!r}, "test"), Slow())
 """
-
-
-class Notes(SweepCallback):
-    """Notes the cells that are begun."""
-
-    def __init__(self):
-        self.begun = []
-
-    def cell_begins(self, cell):
-        self.begun.append(cell.label)
 
 
 def rows(result):
@@ -96,7 +86,7 @@ def remote(url, folder, **flat):
 
 def test_rows_are_those_of_a_local_folder_and_come_down_to_an_empty_cache(url, inline, tmp_path):
     assert rows(run_sweep(remote(url, tmp_path / "one"))) == inline
-    notes = Notes()
+    notes = BegunCells()
     again = run_sweep(remote(url, tmp_path / "two"), notes)
     assert (rows(again), notes.begun) == (inline, [])
     assert not list(again.path.glob("*/retrained.safetensors"))
@@ -105,7 +95,7 @@ def test_rows_are_those_of_a_local_folder_and_come_down_to_an_empty_cache(url, i
 def test_worker_processes_upload_their_cells(inline, tmp_path):
     url = f"file://{tmp_path}/store"
     assert rows(run_sweep(remote(url, tmp_path / "one", executor="processes:2"))) == inline
-    notes = Notes()
+    notes = BegunCells()
     assert rows(run_sweep(remote(url, tmp_path / "two"), notes)) == inline
     assert not notes.begun
 
@@ -129,7 +119,7 @@ def test_a_killed_driver_goes_on_from_an_empty_cache(server, inline, tmp_path):
     driver.wait()
     shutil.rmtree(tmp_path / "lost")
 
-    class Continued(Notes):
+    class Continued(BegunCells):
         def search_begins(self, cell):
             folder = settings.run.folder / "sweep" / cell.folder
             self.begun.append((folder / "search.safetensors").exists())
@@ -168,7 +158,7 @@ def test_a_driver_that_loses_its_lease_writes_nothing_more(tmp_path):
         run_sweep(settings, Slept())
     assert not [name for name in storage.names("sweep") if name.endswith("/manifest.json")]
     claim(storage, 2, expires=-1.0)
-    notes = Notes()
+    notes = BegunCells()
     run_sweep(settings, notes)
     assert len(notes.begun) == 3  # the first one was finished here, and is uploaded now
     assert len([name for name in storage.names("sweep") if name.endswith("/manifest.json")]) == 4
@@ -185,7 +175,7 @@ def test_a_full_storage_loses_nothing(inline, tmp_path, monkeypatch):
         upload(files, objects)
 
     monkeypatch.setattr(storage_at(url)._fs, "put", put)
-    settings, notes = remote(url, tmp_path, upload_seconds=100.0), Notes()
+    settings, notes = remote(url, tmp_path, upload_seconds=100.0), BegunCells()
     with pytest.raises(StorageError, match=r"is full: .*; finished cells are kept on this machine"):
         run_sweep(settings, notes)
     assert rows(run_sweep(settings, notes)) == inline

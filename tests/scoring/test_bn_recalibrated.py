@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from path_cases import generator
 from torch import nn
 
 from masksearch.data import Split
@@ -12,10 +13,6 @@ from masksearch.scoring import OBJECTIVES, Scorer
 from masksearch.spaces import filter_space
 
 OF_NETWORK = [name for name, row in OBJECTIVES.items() if row.of_network]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_net():

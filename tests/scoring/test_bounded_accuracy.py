@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from path_cases import generator
 from torch import nn
 
 from masksearch.core.mask import Mask, Move
@@ -24,10 +25,6 @@ from masksearch.searching import trial_loop
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
 from masksearch.spaces import filter_space, weight_space
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_mlp(dtype, bias=True):

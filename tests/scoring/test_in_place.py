@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from path_cases import generator
 from torch import nn
 
 from masksearch.core.mask import Mask
@@ -19,10 +20,6 @@ from masksearch.searchers.partition import Partition
 from masksearch.searching.loop import search
 from masksearch.spaces import weight_space
 from masksearch.utils.seeds import numpy_generator
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def convolutional():

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from path_cases import generator
 from torch import nn
 
 from masksearch.core.protocol import Proposal
@@ -19,10 +20,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
 SETTINGS = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="multistep", milestones=(1,))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_net():

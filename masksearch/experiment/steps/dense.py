@@ -13,7 +13,7 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.results import DenseResult
 from masksearch.experiment.steps.early_bird_detector import EarlyBirdDetector
 from masksearch.experiment.steps.network_costs import network_cost
-from masksearch.experiment.store.run_folder import RunFolder, folder_remedy, locked, remove_checkpoints
+from masksearch.experiment.store.run_folder import RunFolder, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import read_weights_file
 from masksearch.experiment.tensorboard import Tracker
 from masksearch.models import build_model
@@ -26,7 +26,7 @@ from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.imports import import_function
-from masksearch.utils.integrity import check_object, check_tensors
+from masksearch.utils.integrity import check_object, check_tensors, folder_remedy
 from masksearch.utils.nested import to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import derive
@@ -86,29 +86,34 @@ def dense_network(
         else:  # an interruption may have left a checkpoint of the finished training
             remove_checkpoints(path, "checkpoint_*.safetensors")
         result = DenseResult.load(folder.path)
-        if result.seed != first.seed:
-            raise InputError(
-                f"{folder / 'metrics.json'} belongs to seed {result.seed}, not {first.seed}; {folder_remedy(path)}"
-            )
-        train_settings = first.settings.train
-        if result.diverged:
-            own_loop = first.settings.sweep.train_fn is not None
-            cause = f"--lr {train_settings.lr:g} or --weight-decay {train_settings.weight_decay:g}"
-            cause = "its learning rate" if own_loop else cause
-            raise InputError(
-                f"dense network of seed {first.seed}: its loss was not finite after epoch {result.epochs[-1].epoch}; "
-                f"{cause} may be too high"
-            )
         needed |= {detector.moment for detector in detectors.values()}
-        for moment in sorted(needed):
-            if not (folder / _file(moment)).exists():
-                raise InputError(
-                    f"find_at, rewind_to or save_at: {moment}; early stopping ended the dense training of seed "
-                    f"{first.seed} after {len(result.epochs)} epochs; give an earlier moment or a larger stop_after"
-                )
+        _check_result(result, first, folder, needed)
         model = build_model(first.settings.sweep.model, data, seed=first.seed)
         weights = {moment: _load(folder, moment, model) for moment in needed}
         return DenseNetwork(weights, result, {name: detector.masks for name, detector in detectors.items()})
+
+
+def _check_result(result: DenseResult, cell: Cell, folder: RunFolder, moments: set[str]) -> None:
+    """Raise an InputError for a result of another seed, a loss that is not finite, and moments without weights."""
+    if result.seed != cell.seed:
+        raise InputError(
+            f"{folder / 'metrics.json'} belongs to seed {result.seed}, not {cell.seed}; {folder_remedy(folder.path)}"
+        )
+    if result.diverged:
+        settings = cell.settings.train
+        cause = f"--lr {settings.lr:g} or --weight-decay {settings.weight_decay:g}"
+        if cell.settings.sweep.train_fn is not None:
+            cause = "its learning rate"
+        raise InputError(
+            f"dense network of seed {cell.seed}: its loss was not finite after epoch {result.epochs[-1].epoch}; "
+            f"{cause} may be too high"
+        )
+    for moment in sorted(moments):
+        if not (folder / _file(moment)).exists():
+            raise InputError(
+                f"find_at, rewind_to or save_at: {moment}; early stopping ended the dense training of seed "
+                f"{cell.seed} after {len(result.epochs)} epochs; give an earlier moment or a larger stop_after"
+            )
 
 
 def _save(folder: RunFolder, moment: str, weights: Weights) -> None:

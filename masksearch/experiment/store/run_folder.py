@@ -13,6 +13,7 @@ from masksearch.experiment.cell import Cell
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, remove_litter, write_bytes, write_json
+from masksearch.utils.integrity import folder_remedy
 
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 """File names of the checkpoints in the folders of cells."""
@@ -100,11 +101,6 @@ def read_stage(path: Path) -> str | None:
     if stage not in STAGES:
         raise InputError(f"{status} has the unknown step {stage[:40]!r}; {folder_remedy(path)}")
     return stage
-
-
-def folder_remedy(path: Path) -> str:
-    """Return the advice for errors about a damaged file in a run's folder: remove the folder and run again."""
-    return f"remove the folder {path} and run again"
 
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:

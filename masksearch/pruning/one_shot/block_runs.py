@@ -6,7 +6,7 @@ of two examples checks this. Other networks are run from their start for every b
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -174,11 +174,11 @@ class _Chain:
         self.model, self.device = model, device
         self.calls: list[_Call] = []
 
-        def stop(name: str, call: _Call) -> None:
-            self.calls.append(call.moved(device))
+        def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.calls.append(_Call(args, kwargs).moved(device))
             raise _Stop
 
-        with _intercepted(model, [first], stop):
+        with model.get_submodule(first).register_forward_pre_hook(stop, with_kwargs=True):
             for batch in batches:
                 try:
                     call_model(model, batch)
@@ -222,30 +222,12 @@ class _Reruns:
 @contextmanager
 def _recorded(model: nn.Module, names: Sequence[str], record: Callable[[str, _Call, Any], None]) -> Iterator[None]:
     """Within the block, call ``record(name, call, output)`` after every run of a named module."""
-    hooks = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _, args, kwargs, output, name=name: record(name, _Call(args, kwargs), output), with_kwargs=True
-        )
-        for name in names
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(
+                model.get_submodule(name).register_forward_hook(
+                    lambda _, args, kwargs, output, name=name: record(name, _Call(args, kwargs), output),
+                    with_kwargs=True,
+                )
+            )
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _intercepted(model: nn.Module, names: Sequence[str], act: Callable[[str, _Call], None]) -> Iterator[None]:
-    """Within the block, call ``act(name, call)`` before every run of a named module."""
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: act(name, _Call(args, kwargs)), with_kwargs=True
-        )
-        for name in names
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -42,9 +42,8 @@ class Kept:
     def best(self, values: Tensor) -> Tensor:
         """Return a bool mask that is True at the highest round(density x entries) of ``values`` (rows, columns).
 
-        A pattern n:m takes the place of the density.
-
-        With a pattern, exactly n of every m consecutive entries of a row. Of equal values, the first are kept.
+        A pattern n:m takes the place of the density. With a pattern, exactly n of every m consecutive entries of a row.
+        Of equal values, the first are kept.
         """
         if self.pattern is None:
             return _top(values, round(self.density * values.numel()))
@@ -99,11 +98,10 @@ def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int
 def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
     """Return SparseGPT's mask of a layer's weight, and the weight with kept entries changed to make up for pruned ones.
 
-    The mask is chosen in blocks of 128 columns together with the optimal-brain update (Frantar and Alistarh 2023).
-
-    U is the upper Cholesky factor of (G + damping I)^-1. From left to right, pruning w_ij costs (w_ij / U_jj)^2 and
-    moves the row's entries to the right by -(w_ij / U_jj) U_j,: . Each block keeps its share of the entries of lowest
-    cost; a pattern is chosen for m columns at a time. Entries to the left of a column never change again.
+    The mask is chosen in blocks of 128 columns together with the optimal-brain update (Frantar and Alistarh 2023). U is
+    the upper Cholesky factor of (G + damping I)^-1. From left to right, pruning w_ij costs (w_ij / U_jj)^2 and moves
+    the row's entries to the right by -(w_ij / U_jj) U_j,: . Each block keeps its share of the entries of lowest cost; a
+    pattern is chosen for m columns at a time. Entries to the left of a column never change again.
 
     Raises
     ------

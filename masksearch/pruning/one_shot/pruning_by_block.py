@@ -73,8 +73,9 @@ def one_shot(
 ) -> OneShot:
     """Prune the weights of a trained network block by block, without retraining, from a few inputs without labels.
 
-    Each block is calibrated on what the pruned blocks before it return. Only linear layers and convolutions inside the
-    blocks are pruned; embeddings and the head of a language model are not.
+    Each block is calibrated on what the pruned blocks before it return. Only linear layers, convolutions and output
+    projections of ``nn.MultiheadAttention`` inside the blocks are pruned; embeddings and the head of a language model
+    are not.
 
     Memory besides the network: the activations of all examples at one boundary between blocks, and a Gram matrix
     (k, k) in float64 for every layer of one block, k = inputs x kernel size.
@@ -162,11 +163,9 @@ def outlier_densities(
 ) -> dict[str, float]:
     """Return a density for every layer (OWL): blocks with many outlier weights get higher densities.
 
-    OWL is the method of Yin et al. 2024.
-
-    An outlier is a weight whose |w_ij| sqrt(G_jj) is above ``factor`` times the mean of its layer. Shares of outliers
-    are scaled to a range of 2 x ``spread`` and shifted, so that all layers together keep ``density``. All layers of a
-    block have one density.
+    OWL is the method of Yin et al. 2024. An outlier is a weight whose |w_ij| sqrt(G_jj) is above ``factor`` times the
+    mean of its layer. Shares of outliers are scaled to a range of 2 x ``spread`` and shifted, so that all layers
+    together keep ``density``. All layers of a block have one density.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
 from masksearch.core.scorer_protocols import Scoring
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,7 @@ class Failed:
         """Return the message about an exception that the scorer raised in a worker."""
         if isinstance(error, InputError):
             return cls(str(error), "")
-        first = (str(error).strip().splitlines() or [""])[0]
-        return cls(f"scorer: {type(error).__name__} in a worker: {first}", traceback.format_exc())
+        return cls(f"scorer: {type(error).__name__} in a worker: {first_line(error)}", traceback.format_exc())
 
     def error(self) -> InputError:
         """Return the error for the user, with the worker's traceback as a note; the parallel scorer raises it."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +119,8 @@ def images_per_pass(model: nn.Module, inputs: Nested) -> int:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
         sizes.extend(tensor.numel() // n_examples(probe) for tensor in tensors)
 
-    hooks = [module.register_forward_hook(note) for module in model.modules()]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            hooks.enter_context(module.register_forward_hook(note))
         call_model(model, probe)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return max(1, min(_MAX_IMAGES, _ELEMENTS // max(sizes)))

@@ -44,7 +44,7 @@ class MemoryStudy:
         Whether trials have a second value, their cost, which is minimised.
     """
 
-    def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, *, has_costs: bool = False) -> None:
+    def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, *, has_costs: bool) -> None:
         self._sampler, self._parametrisation, self._seed = sampler, parametrisation, seed
         self._starts = list(parametrisation.starts)  # not proposed yet
         self._storage = InMemoryStorage()
