@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import masksearch as ms
 
@@ -100,6 +101,14 @@ def test_every_figure_of_a_sparse_regression_is_right(regressor):
     r2 = 1 - float(error.sum() / (targets - targets.mean()).square().sum())
     assert result.after.metric == pytest.approx(r2, rel=1e-4)
     assert (result.before.metric_name, result.history) == ("R2", None)
+
+
+def test_zeros_of_the_dense_network_are_not_among_its_non_zero_parameters(regressor):
+    model, data = copy.deepcopy(regressor[0]), regressor[1]
+    with torch.no_grad():
+        model[2].bias.zero_()
+    result = ms.compress(model, data, sparsity=0.5, train=False, progress=False)
+    assert result.before.params == sum(parameter.numel() for parameter in model.parameters()) - 32
 
 
 def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regressor):
@@ -291,14 +300,22 @@ def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
     torch.manual_seed(0)
     model = resnet18(num_classes=4)
     result = ms.compress(model, data, macs=0.5, repair=False, train=False, progress=False)
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert result.before.params == sum(parameter.numel() for parameter in model.parameters())
-    assert len(layers) == 21
+    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]) == 21
+    rows = [line.split() for line in str(result).splitlines()]
+    for column, (measured, network) in enumerate(((result.before, model), (result.after, result.model)), start=-2):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.eval()(data.test.inputs[:1])
+        with torch.no_grad():
+            outputs = network(data.test.inputs)
+        accuracy = float((outputs.argmax(1) == data.test.targets).double().mean())
+        loss = float(F.cross_entropy(outputs, data.test.targets))
+        params, macs = sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
+        assert outputs.shape == (16, 4)
+        assert (measured.metric, measured.params, measured.macs) == (accuracy, params, macs)
+        assert measured.loss == pytest.approx(loss, rel=1e-5)
+        assert [rows[row][column] for row in (3, 4)] == [f"{params:,}", f"{macs:,}"]
+        assert [float(rows[row][column]) for row in (1, 2)] == pytest.approx([accuracy, loss], rel=1e-3)
     assert 0.45 < result.after.macs / result.before.macs <= 0.5
-    with torch.no_grad():
-        outputs = result.model(data.test.inputs)
-    assert outputs.shape == (16, 4)
-    assert result.after.metric == float((outputs.argmax(1) == data.test.targets).double().mean())
 
 
 def test_masks_of_the_energy_after_repair(classifier):

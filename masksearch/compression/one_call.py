@@ -120,7 +120,8 @@ def compress(
         if repair and finder.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
         bars.begin("measuring the dense network")
-        before = Measured.of(dense, data, finder.example)
+        removes = isinstance(finder.space, Removable)
+        before = Measured.of(dense, data, finder.example, None if removes else {})
         mask, history = finder.find(amount, start)
         repaired = isinstance(finder.space, FilterSpace) if repair is None else repair
         if repaired:
@@ -129,18 +130,16 @@ def compress(
         else:
             network = copy_network(dense)
             finder.space.apply(network, mask)
-        masks = {}
+        masks = None if removes else finder.space.parameter_masks(mask)
         if isinstance(finder.space, Removable):
             network = prune(network, finder.space, mask)
-        else:
-            masks = finder.space.parameter_masks(mask)
         bars.begin("measuring the pruned network")
         pruned = after = Measured.of(network, data, finder.example, masks)
         training = None
         if train is not False:
             if train_fn is not None:
                 call_train_function(
-                    train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where
+                    train_fn, network, data, masks=masks or {}, epochs=settings.epochs, seed=seed, device=where
                 )
             else:
                 training = _fine_tuned(network, dense, data, settings, masks, seed, bars)
@@ -193,7 +192,7 @@ def _fine_tuned(
     dense: nn.Module,
     data: Data,
     settings: TrainSettings,
-    masks: dict[str, torch.Tensor],
+    masks: dict[str, torch.Tensor] | None,
     seed: int,
     bars: Steps,
 ) -> Training:
