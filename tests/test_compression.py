@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import masksearch as ms
+from masksearch.scoring.latency import macs_within_latency
 
 SHORT = ms.TrainSettings(epochs=2, optimizer="adam", lr=1e-3)
 
@@ -238,6 +239,27 @@ def test_a_share_of_the_latency(classifier):
     assert result.amount.hold == "macs"
     assert result.after.macs < result.before.macs
     assert result.after.latency.device == "cpu"
+
+
+@pytest.mark.parametrize(("slope", "found"), [(1.0, 0.25), (2.0, 0.125), (4.0, None)])
+def test_shares_of_macs_below_one_unit_per_layer_are_no_answer(slope, found):
+    """The latency is slope x the share of MACs, and masks begin at 10 % of the MACs."""
+
+    def mask_at(macs):
+        if macs < 0.1:
+            raise ms.InputError("density: too low")
+        return macs
+
+    def share():
+        return macs_within_latency(0.25, lambda macs: slope * macs, mask_at)
+
+    if found is None:
+        with pytest.raises(
+            ms.InputError, match=r"latency: 0.25 .* can't be reached; .* smallest measured share is 0.4"
+        ):
+            share()
+    else:
+        assert share() == found
 
 
 def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):

@@ -68,17 +68,22 @@ def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[
     InputError
         If no mask is as fast.
     """
-    low, high, least = 0.0, 1.0, 1.0
+    found, low, high, least = 0.0, 0.0, 1.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         try:
-            least = measure(mask_at(middle))
+            mask = mask_at(middle)
         except InputError:
-            low = max(low, middle) if least > share else low
-            break
-        low, high = (middle, high) if least <= share else (low, middle)
-    if not low:
+            low = middle
+            continue
+        measured = measure(mask)
+        least = min(least, measured)
+        if measured <= share:
+            found = low = middle
+        else:
+            high = middle
+    if not found:
         raise InputError(
             f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
         )
-    return low
+    return found
