@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import masksearch as ms
+from masksearch.scoring.latency import macs_within_latency
 
 SHORT = ms.TrainSettings(epochs=2, optimizer="adam", lr=1e-3)
 
@@ -100,6 +102,14 @@ def test_every_figure_of_a_sparse_regression_is_right(regressor):
     r2 = 1 - float(error.sum() / (targets - targets.mean()).square().sum())
     assert result.after.metric == pytest.approx(r2, rel=1e-4)
     assert (result.before.metric_name, result.history) == ("R2", None)
+
+
+def test_zeros_of_the_dense_network_are_not_among_its_non_zero_parameters(regressor):
+    model, data = copy.deepcopy(regressor[0]), regressor[1]
+    with torch.no_grad():
+        model[2].bias.zero_()
+    result = ms.compress(model, data, sparsity=0.5, train=False, progress=False)
+    assert result.before.params == sum(parameter.numel() for parameter in model.parameters()) - 32
 
 
 def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regressor):
@@ -231,11 +241,25 @@ def test_a_share_of_the_latency(classifier):
     assert result.after.latency.device == "cpu"
 
 
-def test_a_share_of_the_latency_that_no_mask_reaches(classifier, monkeypatch):
-    model, data = classifier
-    monkeypatch.setattr("masksearch.scoring.latency.LatencyShare.__call__", lambda self, mask: 0.9)
-    with pytest.raises(ms.InputError, match=r"latency: 0.5 of .* can't be reached; the smallest measured share is 0.9"):
-        ms.compress(model, data, latency=0.5, train=False, progress=False)
+@pytest.mark.parametrize(("slope", "found"), [(1.0, 0.25), (2.0, 0.125), (4.0, None)])
+def test_shares_of_macs_below_one_unit_per_layer_are_no_answer(slope, found):
+    """The latency is slope x the share of MACs, and masks begin at 10 % of the MACs."""
+
+    def mask_at(macs):
+        if macs < 0.1:
+            raise ms.InputError("density: too low")
+        return macs
+
+    def share():
+        return macs_within_latency(0.25, lambda macs: slope * macs, mask_at)
+
+    if found is None:
+        with pytest.raises(
+            ms.InputError, match=r"latency: 0.25 .* can't be reached; .* smallest measured share is 0.4"
+        ):
+            share()
+    else:
+        assert share() == found
 
 
 def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
@@ -312,14 +336,22 @@ def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
     torch.manual_seed(0)
     model = resnet18(num_classes=4)
     result = ms.compress(model, data, macs=0.5, repair=False, train=False, progress=False)
-    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert result.before.params == sum(parameter.numel() for parameter in model.parameters())
-    assert len(layers) == 21
+    assert len([m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]) == 21
+    rows = [line.split() for line in str(result).splitlines()]
+    for column, (measured, network) in enumerate(((result.before, model), (result.after, result.model)), start=-2):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.eval()(data.test.inputs[:1])
+        with torch.no_grad():
+            outputs = network(data.test.inputs)
+        accuracy = float((outputs.argmax(1) == data.test.targets).double().mean())
+        loss = float(F.cross_entropy(outputs, data.test.targets))
+        params, macs = sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops() // 2
+        assert outputs.shape == (16, 4)
+        assert (measured.metric, measured.params, measured.macs) == (accuracy, params, macs)
+        assert measured.loss == pytest.approx(loss, rel=1e-5)
+        assert [rows[row][column] for row in (3, 4)] == [f"{params:,}", f"{macs:,}"]
+        assert [float(rows[row][column]) for row in (1, 2)] == pytest.approx([accuracy, loss], rel=1e-3)
     assert 0.45 < result.after.macs / result.before.macs <= 0.5
-    with torch.no_grad():
-        outputs = result.model(data.test.inputs)
-    assert outputs.shape == (16, 4)
-    assert result.after.metric == float((outputs.argmax(1) == data.test.targets).double().mean())
 
 
 def test_masks_of_the_energy_after_repair(classifier):

@@ -1,4 +1,4 @@
-"""The scripts under examples/, run at a small size; each has at most 52 lines."""
+"""The scripts under examples/, run at a small size; each has at most 40 lines, a searcher of one's own 52."""
 
 import importlib.util
 from pathlib import Path
@@ -52,7 +52,8 @@ def load(name):
 
 def test_every_script_is_run():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*SMALL, "cluster"}
-    assert all(len(path.read_text().splitlines()) <= 52 for path in FOLDER.glob("*.py"))
+    for path in FOLDER.glob("*.py"):
+        assert len(path.read_text().splitlines()) <= (52 if path.stem == "write_a_searcher" else 40)
 
 
 @pytest.mark.filterwarnings("ignore:train has one example of class")

@@ -123,7 +123,7 @@ def compress(
         if repair and finder.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
         bars.begin("measuring the dense network")
-        before = Measured.of(dense, data, finder.example)
+        before = Measured.of(dense, data, finder.example, None if isinstance(finder.space, Removable) else {})
         mask, history = finder.find(amount, start)
         repaired = isinstance(finder.space, FilterSpace) if repair is None else repair
         network, masks = _pruned(dense, finder, mask, repaired, bars)
@@ -131,7 +131,9 @@ def compress(
         pruned = after = Measured.of(network, data, finder.example, masks)
         training = None
         if train_fn is not None:
-            call_train_function(train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where)
+            call_train_function(
+                train_fn, network, data, masks=masks or {}, epochs=settings.epochs, seed=seed, device=where
+            )
         elif train is not False:
             training = _fine_tuned(network, dense, data, train, masks, seed, bars)
         if train is not False:
@@ -181,8 +183,8 @@ def find_mask(
 
 def _pruned(
     dense: nn.Module, finder: CompressionMethod, mask: Mask, repaired: bool, bars: Steps
-) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-    """Return a copy of the network without the removed units, and the masks of weights that stay in it as zeros."""
+) -> tuple[nn.Module, dict[str, torch.Tensor] | None]:
+    """Return a copy of the network without the removed units, or with zeros in their place and with the zeros' masks."""
     if repaired:
         bars.begin("repairing kept weights")
         network = reconstruct(dense, finder.space, mask, finder.repair_inputs())
@@ -190,7 +192,7 @@ def _pruned(
         network = copy_network(dense)
         finder.space.apply(network, mask)
     if isinstance(finder.space, Removable):
-        return prune(network, finder.space, mask), {}
+        return prune(network, finder.space, mask), None
     return network, finder.space.parameter_masks(mask)
 
 
@@ -199,7 +201,7 @@ def _fine_tuned(
     dense: nn.Module,
     data: Data,
     settings: TrainSettings,
-    masks: dict[str, torch.Tensor],
+    masks: dict[str, torch.Tensor] | None,
     seed: int,
     bars: Steps,
 ) -> Training:

@@ -30,7 +30,8 @@ Density = float | Mapping[str, float]
 class Amount:
     """How much a mask keeps: a share of all units, parameters or MACs, and how this share is split over layers.
 
-    Every function that takes a ``density`` also takes an ``Amount`` in its place.
+    Every function that takes a ``density`` also takes an ``Amount`` in its place. ``Amount.of(sparsity=0.9)`` makes one
+    from 1 - density.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class Amount:
     @classmethod
     def of(
         cls,
-        density: "Density | Amount | None",
+        density: "Density | Amount | None" = None,
         *,
         sparsity: Density | None = None,
         hold: Hold | None = None,

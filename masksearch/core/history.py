@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Score, Trial
+from masksearch.core.protocol import Budget, Score, Trial
 from masksearch.utils.errors import InputError
 
 
@@ -30,10 +30,16 @@ class History:
         self.trials: list[Trial] = []
         self.seconds = 0.0  # of proposing and scoring
         self.first: Mask | None = None  # the first mask, at which a walk begins
+        self.budgets: tuple[Budget, ...] = ()  # of the search, smallest first; several if larger ones continued it
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equal scores, the earlier
         self._front: list[int] = []  # numbers of the trials of the front, cheapest first
         self._scores: dict[int, Score] = {}  # mask hash -> exact score
         self._bounds: dict[int, Score] = {}  # mask hash -> lowest bound, of masks without an exact score
+
+    def __repr__(self) -> str:
+        best = f", best score {self.best_score:.4g}" if self.has_best else ""
+        budgets = ", ".join(f"{budget.scorings}" if budget.seconds is None else f"{budget}" for budget in self.budgets)
+        return f"History({len(self)} trials{best}{f', budgets {budgets}' if len(self.budgets) > 1 else ''})"
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":

@@ -31,8 +31,8 @@ class MaskSpace(Layout):
     fixed_density: float | None = None
     """The only density that masks of this space can have; None: any density."""
 
-    def count(self, density: Density | Amount) -> int:
-        """Return how many units a mask of the given density keeps, in all layers together.
+    def count(self, density: Density | Amount | None = None, *, sparsity: Density | None = None) -> int:
+        """Return how many units a mask of the given density, or of the given sparsity, keeps in all layers together.
 
         Raises
         ------
@@ -40,13 +40,17 @@ class MaskSpace(Layout):
             If a density lies outside (0, 1], names an unknown layer or leaves one out, or if fewer units than layers
             would be kept, so that every mask empties a layer.
         """
-        return Amount.of(density).count(self)
+        return Amount.of(density, sparsity=sparsity).count(self)
 
-    def quotas(self, density: Density | Amount, scope: Scope | None = None) -> list[int]:
+    def quotas(
+        self, density: Density | Amount | None = None, scope: Scope | None = None, *, sparsity: Density | None = None
+    ) -> list[int]:
         """Return how many units a mask of the given density keeps in each layer, in order of the layers.
 
         Parameters
         ----------
+        density, sparsity : float or {layer name: float}
+            Exactly one of the two is given; sparsity is 1 - density.
         scope : {"layerwise", "erk"}, optional
             Distribution of the density over layers, for a single float. Default: ``"layerwise"``.
 
@@ -56,7 +60,7 @@ class MaskSpace(Layout):
             For scopes ``"global"`` and ``"isomorphic"``, which do not fix the layers' numbers, and for the errors of
             :meth:`count`.
         """
-        return Amount.of(density, scope=scope, default=_LAYERWISE).quotas(self)
+        return Amount.of(density, sparsity=sparsity, scope=scope, default=_LAYERWISE).quotas(self)
 
     def top_k(
         self,

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from masksearch.data.streamed import (
 )
 from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import describe, tensors_of
+from masksearch.utils.nested import concatenate, describe, tensors_of
 
 __all__ = ["Data"]
 
@@ -290,11 +291,11 @@ class Data:
         ----------
         train, test, val, search : DataLoader
             Loaders that yield (inputs, targets). Only ``train`` may shuffle. ``search`` has the examples that scorers
-            use; ``val`` must hold none of them.
+            use. No example may be in two of the loaders.
         task : str or Task
             As in :meth:`from_tensors`.
         classes : int, optional
-            Number of classes. Default: one pass over ``train`` finds the largest label.
+            Labels are 0 to ``classes`` - 1. Default: one pass over ``train`` finds the labels, which have no gap.
         identity : str, optional
             Name and version of the data, part of what decides a run. Without it, a warning says that changes of the
             data go unnoticed.
@@ -302,7 +303,8 @@ class Data:
         Raises
         ------
         InputError
-            For loaders without a length, loaders other than ``train`` that shuffle, and loaders that share examples.
+            For loaders without a length, loaders other than ``train`` that shuffle, loaders that share items of one
+            data set, and labels with a gap.
         """
         task = as_task(task)
         loaders = {"train": train, "test": test, "val": val, "search": search}
@@ -310,13 +312,15 @@ class Data:
         for part, split in splits.items():
             if part != "train" and split.shuffles:
                 raise InputError(f"{part}: its loader shuffles, and scores need one order; give shuffle=False")
-        for one, other in (("val", "search"), ("train", "val"), ("train", "search"), ("train", "test")):
+        for one, other in combinations(("train", "val", "search", "test"), 2):
             check_shared_examples(loaders[one], loaders[other], f"{one} and {other}")
         _warn_without(identity, name)
         if task.classifies and classes is None:
             with torch.random.fork_rng(devices=[]):
-                largest = max(int(targets.max()) for _, targets in splits["train"].batches(None, ()))
-            classes = largest + 1
+                labels = concatenate([targets for _, targets in splits["train"].batches(None, ())])
+            assert task.check is not None, "tasks of classes check their targets"
+            task.check(labels, "train")
+            classes = n_classes({"train": labels}, task, None)
         return cls(
             name,
             splits["train"],

@@ -11,6 +11,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.cost_bounds import check_cost_bound
+from masksearch.experiment.executors.table import check_executor
 from masksearch.experiment.group import moments_of, part_space
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
@@ -54,6 +55,7 @@ def check_parts(parts: Sequence[Settings]) -> None:
 
 def check_without_data(parts: Sequence[Settings]) -> None:
     """Raise an InputError for settings that are wrong for all data: networks, functions, files of weights, cells."""
+    check_executor(parts[0].run.executor)
     for part in parts:
         for cell in grid(part):
             _check_control(cell)

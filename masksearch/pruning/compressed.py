@@ -27,7 +27,7 @@ class Measured:
     metric_name: str
     metric: float | None  # main metric of the task on the test examples
     loss: float  # mean loss on the test examples
-    params: int  # number of parameters that are not zero
+    params: int  # number of parameters; of weight masks, those that are not zero
     macs: int  # multiply-adds per input, of weights that are not pruned
     latency: cost.Latency  # latency of a batch, on this device
 
@@ -42,7 +42,8 @@ class Measured:
         inputs : Tensor (n, ...), or a tuple or dict of such tensors
             Inputs that fill the timed batch.
         masks : mapping, optional
-            {parameter name: bool tensor, True = kept} of a network whose pruned weights are zeros.
+            {parameter name: bool tensor, True = kept} of a network whose pruned weights are zeros. Only parameters that
+            are not zero count then, also with an empty mapping.
         """
         evaluation, counted = evaluate(network, data.test, device=device_of(network)), cost.macs(network, inputs)
         densities = {
@@ -54,7 +55,7 @@ class Measured:
             metric_name=data.task.metric_name,
             metric=evaluation.metric,
             loss=evaluation.loss,
-            params=cost.nonzero_params(network, masks) if masks else cost.params(network),
+            params=cost.params(network) if masks is None else cost.nonzero_params(network, masks),
             macs=int(cost.effective_macs(counted, densities)),
             latency=cost.latency(network, inputs, batch_sizes=(TIMED,), seconds=_SECONDS)[TIMED],
         )

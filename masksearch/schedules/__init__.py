@@ -75,10 +75,11 @@ SCHEDULES: Table[Schedule] = Table(
 )
 
 
-def round_densities(density: float, rounds: int) -> list[float]:
+def round_densities(density: float | None = None, rounds: int = 1, *, sparsity: float | None = None) -> list[float]:
     """Return the density after each of several pruning rounds, falling by a constant factor to ``density``.
 
-    Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units.
+    Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units. Exactly one of ``density``
+    and ``sparsity``, which is 1 - density, is given.
 
     Raises
     ------
@@ -87,4 +88,4 @@ def round_densities(density: float, rounds: int) -> list[float]:
     """
     if rounds < 1:
         raise InputError(f"rounds: {rounds}; at least 1 is needed")
-    return [amount.single("rounds have one") for amount in Amount(density).in_rounds(rounds)]
+    return [amount.single("rounds have one") for amount in Amount.of(density, sparsity=sparsity).in_rounds(rounds)]

@@ -68,17 +68,18 @@ def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[
     InputError
         If no mask is as fast.
     """
-    low, high, found, least = 0.0, 1.0, 0.0, 1.0
+    found, low, high, least = 0.0, 0.0, 1.0, 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         try:
-            measured = measure(mask_at(middle))
-        except InputError:  # too small: larger masks may be fast enough
+            mask = mask_at(middle)
+        except InputError:
             low = middle
             continue
+        measured = measure(mask)
         least = min(least, measured)
         if measured <= share:
-            low = found = middle
+            found = low = middle
         else:
             high = middle
     if not found:

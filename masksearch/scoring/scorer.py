@@ -90,7 +90,8 @@ class Scorer:
     ------
     InputError
         If inputs or weights are not finite, if the outputs don't fit the task, if the objective doesn't fit the task or
-        needs filter masks and the space has others, or if streamed examples change from pass to pass.
+        needs filter masks and the space has others, if a loader shuffles, or if streamed examples change from pass to
+        pass.
     """
 
     def __init__(
@@ -107,6 +108,12 @@ class Scorer:
         masks_per_pass: int | None = None,
         calibration: Nested | Iterable[Nested] | Reconstruction | LayerLevels | None = None,
     ) -> None:
+        if not hasattr(split, "task") or not hasattr(split, "sample"):
+            raise InputError(
+                f"split: a {type(split).__name__}; allowed is a split of ms.Data, or ms.Split(inputs, targets)"
+            )
+        if getattr(split, "shuffles", False):  # a loader
+            raise InputError("split: its loader shuffles, and masks are scored on equal examples; give shuffle=False")
         for name, number in (("batch_size", batch_size), ("masks_per_pass", masks_per_pass)):
             if number is not None:
                 check_whole(name, number, 1)

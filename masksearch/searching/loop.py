@@ -118,9 +118,9 @@ def search(
     to the larger one. Schedules (temperature, radius) depend on the used share of a budget: after n of 1000 scorings,
     the share n / 1000, also if the first 500 scorings had a budget of their own and have ended with low temperatures.
     The result is therefore not that of one search of 1000 scorings, but two searches with the same budgets, 500 then
-    1000, are equal, also if they were interrupted. The files in ``folder`` record all budgets. A call with one of the
-    smaller budgets returns the finished history of this budget, without the later trials: a script with both calls
-    can run again.
+    1000, are equal, also if they were interrupted. ``history.budgets`` and the files in ``folder`` name all budgets. A
+    call with one of the smaller budgets returns the finished history of this budget, without the later trials: a script
+    with both calls can run again.
 
     Raises
     ------
@@ -246,6 +246,7 @@ def _run(
             )
         if len(history) and scorer.refresh_every is not None:
             scorer.refresh()  # it may have state of an earlier budget, which it has not in another process
+    history.budgets = (*problem.earlier_budgets, problem.budget)
     history.first = history.first or searcher.incumbent
     try:
         for trial in history.trials[n_called:]:

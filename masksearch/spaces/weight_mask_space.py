@@ -17,6 +17,10 @@ LayerKind = Literal["all", "conv", "linear"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
+_SCALES = "scales, as of a normalisation: each multiplies one channel, in no matrix product"
+"""Reason why parameters of one dimension are left out."""
+_SHOWN = 8  # names of layers with one reason in a printed line
+
 
 class WeightSpace(NetworkSpace):
     """Weight masks of a network: one bit per weight of its matrix products and convolutions.
@@ -26,7 +30,7 @@ class WeightSpace(NetworkSpace):
     Attributes
     ----------
     left_out : tuple of (str, str)
-        Tensors of two or more dimensions that no mask changes, and the reason. Biases and scales are never masked.
+        Layers and parameters that no mask changes, and the reason. Biases are never masked, and not listed.
     n_parameters : int
         Parameters of the network. Densities and sparsities are shares of ``n_units``.
     """
@@ -47,7 +51,13 @@ class WeightSpace(NetworkSpace):
         rows = [(layer.name, str(layer.size), "x".join(map(str, layer.shape))) for layer in self.layers]
         share = f"units are {self.n_units:,} of {self.n_parameters:,} parameters; densities are shares of the units"
         lines = [repr(self), share, *table_lines([("layer", "units", "weight"), *rows])]
-        return "\n".join([*lines, *(f"left out: {name}: {reason}" for name, reason in self.left_out)])
+        names: dict[str, list[str]] = {}
+        for name, reason in self.left_out:
+            names.setdefault(reason, []).append(name)
+        for reason, some in names.items():
+            more = f", + {len(some) - _SHOWN} more" if len(some) > _SHOWN else ""
+            lines.append(f"left out: {', '.join(some[:_SHOWN])}{more}: {reason}")
+        return "\n".join(lines)
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
         """Return {weight name: bool tensor, True = kept} of the weights that a mask covers."""
@@ -136,6 +146,7 @@ def weight_space(
             sizes.append((layer, tuple(weight.shape), weight.numel()))
     if not sizes:
         raise InputError(f"model: {type(model).__name__} has no {kinds} layer with weights that fits {include}")
+    left_out += [(name, _SCALES) for name in _scales_of(model)]
     return WeightSpace(sizes, weights, left_out, sum(parameter.numel() for parameter in model.parameters()))
 
 
@@ -153,6 +164,14 @@ def _weights_of(model: nn.Module) -> Iterator[tuple[str, str, str, Tensor]]:
         for own, parameter in module.named_parameters(recurse=False):
             if parameter.ndim > 1 and not nn.parameter.is_lazy(parameter):
                 yield f"{prefix}{own}", f"{prefix}{own}", _kind_of_parameter(kind, own), parameter
+
+
+def _scales_of(model: nn.Module) -> Iterator[str]:
+    """Names of modules with a ``weight`` of one dimension, and of other such parameters; biases are not among them."""
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1 and "bias" not in own:
+                yield name if own == "weight" else f"{name}.{own}".removeprefix(".")
 
 
 def _kind(module: nn.Module) -> str:

@@ -72,7 +72,7 @@ class Task:
     name : str
         Name in settings and reports.
     metric_name : str, optional
-        Name of the metric in tables. Default: the name of the function or class.
+        Name of the metric in tables. Default: the name of the function or class; ``metric`` for a lambda.
     also : mapping
         Further metrics by name, reported only.
     check : callable, optional
@@ -212,7 +212,8 @@ def _new_meter(metric: Any) -> Meter:
 
 
 def _name_of(metric: Any) -> str:
-    return getattr(metric, "__name__", type(metric).__name__)
+    name: str = getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else name
 
 
 def _full_name(part: Any) -> str:

@@ -121,6 +121,8 @@ MISTAKES = {  # flags: what the line contains, and whether the data was read bef
     "--data own.py:images --model resnet19": (["unknown model 'resnet19': did you mean"], False),
     "--data own.py:images --model timm": (["unknown model 'timm': did you mean 'timm:NAME'"], False),
     "--data own.py:images --model timm:resnet19": (["timm", "resnet19"], False),
+    "--data own.py:images --executor cluster": (["unknown executor 'cluster'"], False),
+    "--data own.py:images --executor processes:0": (["executor: 'processes:0'; write processes:N"], False),
     "--data own.py:numbers": (["the data has no classes", "give module:function"], False),
 }
 

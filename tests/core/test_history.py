@@ -248,6 +248,14 @@ def test_rows_of_earlier_versions_are_read(tmp_path, metrics):
     assert trial == Trial(0, Score(0.5, seconds=0.25, images=7), 9, True, False, metrics)
 
 
+def test_a_history_is_shown_in_one_line():
+    history = fill(History(), [(1, 0.5, True), (3, 0.75, True)])
+    assert repr(History()) == "History(0 trials)"
+    assert repr(history) == "History(2 trials, best score 0.75)"
+    history.budgets = (Budget(1), Budget(2), Budget(9, 2.5))
+    assert repr(history) == "History(2 trials, best score 0.75, budgets 1, 2, Budget(scorings=9, seconds=2.5))"
+
+
 def test_the_best_mask_and_score_are_those_of_the_best_trial():
     history = fill(History(), [(1, 0.5, True), (2, math.nan, True), (3, 0.75, True), (4, 2.0, False)])
     assert history.best_mask == mask(3)

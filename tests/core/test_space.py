@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masksearch.core.amount import Amount
 from masksearch.core.layout import Layout
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
@@ -189,6 +190,19 @@ def test_erk_follows_its_formula_where_no_layer_is_full(case):
     for i, (quota, layer) in enumerate(zip(quotas, space.layers, strict=True)):
         exact = layer.size if i in full else epsilon * raw[i] * layer.size
         assert abs(quota - exact) < 1 + 1e-9
+
+
+def test_sparsity_is_taken_wherever_density_is():
+    space = make_space([4, 16])
+    assert space.count(sparsity=0.75) == space.count(0.25) == 5
+    assert space.quotas(sparsity=0.75) == space.quotas(0.25) == [1, 4]
+    assert space.quotas(sparsity={"layer0": 0.5, "layer1": 1.0}) == [2, 0]
+    assert Amount.of(sparsity=0.75, hold="macs") == Amount(0.25, hold="macs")
+    for call in (space.count, space.quotas):
+        with pytest.raises(InputError, match="exactly one of the two"):
+            call(0.25, sparsity=0.75)
+        with pytest.raises(InputError, match="exactly one of the two"):
+            call()
 
 
 def test_erk_of_a_convolution_counts_its_kernel():

@@ -184,8 +184,26 @@ def test_loaders_that_cannot_be_scored_on_are_refused():
         ms.Data.from_loaders("d", **loaders(shuffle=("search",)), identity="v1")
     with pytest.raises(ms.InputError, match="val and search: the loaders share 5 items"):
         ms.Data.from_loaders("d", **loaders(share=True), identity="v1")
+    given = loaders()
+    with pytest.raises(ms.InputError, match="search and test: the loaders share 10 items"):
+        ms.Data.from_loaders("d", **(given | {"test": given["search"]}), identity="v1")
     with pytest.raises(ms.InputError, match="allowed is a DataLoader"):
         ms.Data.from_loaders("d", **(loaders() | {"val": [1, 2]}), identity="v1")
+
+
+def test_labels_of_loaders_are_checked_as_those_of_tensors():
+    def data(labels):
+        parts = {"train": slice(40), "val": slice(40, 50), "search": slice(50, 55), "test": slice(55, 60)}
+        inputs = inputs_of("tensor")
+        made = {part: DataLoader(TensorDataset(inputs[at], labels[at]), 8) for part, at in parts.items()}
+        return ms.Data.from_loaders("d", **made, identity="v1")
+
+    with pytest.raises(ms.InputError, match=r"train: labels run from 1 to 3 and none is 0; number the classes"):
+        data(torch.arange(N) % 3 + 1)
+    with pytest.raises(ms.InputError, match=r"train: targets are torch.float32 .*name the task"):
+        data(torch.rand(N))
+    with pytest.warns(UserWarning, match="one example of class 2"):
+        assert data((torch.arange(N) % 2).index_fill(0, torch.tensor([3]), 2)).classes == 3
 
 
 def test_the_digest_follows_every_value_and_the_identity_of_streams():

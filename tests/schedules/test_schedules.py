@@ -22,6 +22,8 @@ from masksearch.utils.errors import InputError
 )
 def test_densities_by_hand(density, rounds, expected):
     assert round_densities(density, rounds) == pytest.approx(expected)
+    if density < 1:
+        assert round_densities(rounds=rounds, sparsity=1 - density) == pytest.approx(expected)
 
 
 @given(st.floats(0.001, 1), st.integers(1, 40))
@@ -42,6 +44,8 @@ def test_every_round_prunes_the_same_share_and_the_last_is_exact(density, rounds
 def test_what_makes_no_sense_is_refused(density, rounds, message):
     with pytest.raises(InputError, match=message):
         round_densities(density, rounds)
+    with pytest.raises(InputError, match="give exactly one of the two"):
+        round_densities(rounds=2)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

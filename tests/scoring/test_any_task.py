@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score, jaccard_score, r2_score
 from task_cases import CASES, N, Streamed, case, floats, generator
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import masksearch as ms
 from masksearch.core.protocol import Proposal
-from masksearch.data import Split
+from masksearch.data import LoaderSplit, Split
 from masksearch.scoring import Scorer
 from masksearch.spaces import filter_space, weight_space
 from masksearch.utils.errors import InputError
@@ -139,6 +140,10 @@ def test_examples_that_change_from_pass_to_pass_are_refused():
     scorer(space.full())
     with pytest.raises(InputError, match=r"first batch differs between two passes.*shuffle=False"):
         scorer(space.full())
+    model, split = case("classification")
+    shuffled = LoaderSplit(DataLoader(TensorDataset(split.inputs, split.targets), 5, shuffle=True))
+    with pytest.raises(InputError, match=r"split: its loader shuffles.*shuffle=False"):
+        Scorer(model, weight_space(model), shuffled)
 
 
 def test_streamed_values_that_are_not_finite_are_refused_at_the_first_scoring():

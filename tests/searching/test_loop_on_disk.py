@@ -193,7 +193,8 @@ class TestLargerBudgets:
         alone = search(SPACE, Annealing(), Overlap(5), budget=20, **self.OPTIONS)
         both = self.both(Annealing, tmp_path)
         assert [trial.mask_hash for trial in both][:20] == [trial.mask_hash for trial in alone]
-        assert saved_budgets(tmp_path) == (Budget(20), Budget(50))
+        assert saved_budgets(tmp_path) == both.budgets == (Budget(20), Budget(50))
+        assert alone.budgets == (Budget(20),)
 
     def test_three_budgets_are_another_search_than_the_largest_alone(self, tmp_path):
         seen = []

@@ -219,6 +219,7 @@ def test_a_space_is_shown_in_one_line_and_printed_as_a_table():
         "0         36  4x1x3x3",
         "4         80  5x16",
         "6         15  3x5",
+        "left out: 1, 5: scales, as of a normalisation: each multiplies one channel, in no matrix product",
     ]
 
 
@@ -250,6 +251,20 @@ def test_every_weight_of_a_product_is_covered_and_the_rest_is_listed():
     named = weight_space(net, include=["raw", "gru.*"])
     assert [layer.name for layer in named.layers] == ["raw", "gru.weight_ih_l0", "gru.weight_hh_l0"]
     assert "left out: table: an embedding" in str(space)
+
+
+def test_normalisations_are_left_out_with_the_reason():
+    layers = [nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.PReLU(4)) for _ in range(5)]
+    net = nn.ModuleDict({"net": nn.Sequential(*layers), "norm": nn.LayerNorm(4)})
+    net.register_parameter("gamma", nn.Parameter(torch.ones(4)))
+    space = weight_space(net, exclude="net.0.0")
+    [excluded, *scales] = space.left_out
+    assert excluded == ("net.0.0", "named by exclude")
+    layers = [f"net.{number}.{place}" for number in range(5) for place in (1, 2)]
+    assert [name for name, _ in scales] == ["gamma", *layers, "norm"]
+    assert len({reason for _, reason in scales}) == 1
+    assert [line for line in str(space).splitlines() if line.startswith("left out: gamma, net.0.1, ")]
+    assert "net.3.1, + 4 more: scales" in str(space)
 
 
 def test_masks_of_recurrent_and_attention_weights_are_applied():

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from masksearch.data import Split
 from masksearch.scoring.measures import counted_outputs, new_measure
-from masksearch.tasks import TASKS, as_task
+from masksearch.tasks import TASKS, Task, as_task
+from masksearch.tasks.metrics import r2
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.utils.errors import InputError
 
@@ -65,6 +67,11 @@ def test_targets_that_do_not_fit():
         TASKS["regression"].check(torch.arange(3), "targets")
     with pytest.raises(InputError, match="0 and 1"):
         TASKS["multilabel"].check(torch.full((3, 2), 2.0), "targets")
+
+
+def test_a_metric_without_a_name_is_called_metric():
+    assert Task(F.mse_loss, lambda outputs, targets: 0.5).metric_name == "metric"
+    assert Task(F.mse_loss, r2).metric_name == "r2"
 
 
 def maps_with_ignored_pixels():

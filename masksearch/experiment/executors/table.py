@@ -87,16 +87,14 @@ def plan_of(
         If all cells that run at the same time have more threads than the machine has cores.
     """
     run, usual = parts[0].run, torch.get_num_threads()
+    check_executor(run.executor)
     name, _, argument = run.executor.partition(":")
     small = device.type == "cpu" and all(map(uses_one_thread, parts, data))
     if name == "auto" and not argument:
         shared = small and run.threads is None and not any(map(must_be_alone, parts))
         workers = max(1, min(usual, n_cells // _CELLS_EACH)) if shared else 1
         name, argument = ("inline", "") if workers == 1 else ("processes", str(workers))
-    EXECUTORS[name]  # raises for an unknown name
     if name == "processes":
-        if not argument.isdigit() or int(argument) < 1:
-            raise InputError(f"executor: {run.executor!r}; write processes:N, for N processes from 1 on")
         plan = Plan(name, int(argument), run.threads or 1)
         _warn_of_crowd(plan, cores())
         return plan
@@ -116,6 +114,15 @@ def plan_of(
         _warn_of_crowd(plan, cluster.cpus if argument else cores())
         return plan
     return Plan(name, 1, run.threads or (1 if small else usual))
+
+
+def check_executor(executor: str) -> None:
+    """Raise an InputError for the text of an unknown executor, or of a wrong number of processes."""
+    name, _, argument = executor.partition(":")
+    if executor != "auto":
+        EXECUTORS.check(name)
+    if name == "processes" and (not argument.isdigit() or int(argument) < 1):
+        raise InputError(f"executor: {executor!r}; write processes:N, for N processes from 1 on")
 
 
 def _warn_of_crowd(plan: Plan, cores: int) -> None:

@@ -92,7 +92,9 @@ class SweepSettings:
     """First seed; the others follow it, so 5 with 3 seeds means 5, 6 and 7.
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
-    """Number of masks that each search scores."""
+    """Number of masks that each search scores.
+    With another number, searches begin anew: a search that a larger budget continues, as in ms.search(folder=...),
+    differs from one search of the larger budget."""
     objective: str = "calibrated_loss"
     """Score that a search maximises: a name in --list."""
     find_at: tuple[str, ...] = ()
