@@ -184,7 +184,7 @@ def find_mask(
 def _pruned(
     dense: nn.Module, finder: CompressionMethod, mask: Mask, repaired: bool, bars: Steps
 ) -> tuple[nn.Module, dict[str, torch.Tensor] | None]:
-    """Return a copy of the network without the removed units, or with zeros in their place and with the zeros' masks."""
+    """Return a copy of the network without the removed units, or with zeros in their place, and the zeros' masks."""
     if repaired:
         bars.begin("repairing kept weights")
         network = reconstruct(dense, finder.space, mask, finder.repair_inputs())

@@ -10,17 +10,16 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import filelock
-
 from tests.faults.forks import Ended, waited, watch
 
-__all__ = ["Branch", "Branches", "branches_of"]
+__all__ = ["Branch", "Branches", "branches_of", "unforked_of"]
 
-_LINE = "branch\t"
+_LINE, _UNFORKED = "branch\t", "unforked\t"
 _SECONDS = 120.0  # of a fork, at most
 
 
@@ -41,7 +40,8 @@ class Branches:
 
     A fork works in the run's folder while the run waits. Then the folder gets its former content back, in the same
     inodes, since the run has open files. The content that a fork leaves is written to a folder in ``states``; equal
-    contents share one folder.
+    contents share one folder. A run that is acquiring a lock is not forked, since a fork could not use the lock; the
+    numbers of these operations are printed.
     """
 
     root: Path
@@ -64,6 +64,9 @@ class Branches:
         self._count += 1
         if self._count % self.stride:
             return
+        if _acquires_lock():
+            print("\n" + _UNFORKED + str(self._count), flush=True)
+            return
         assert threading.active_count() == 1, threading.enumerate()  # a fork has no other threads
         self._idle = False
         sys.stdout.flush()
@@ -77,7 +80,6 @@ class Branches:
                     if error is None:
                         os.kill(os.getpid(), signal.SIGKILL)
                     assert error is not None
-                    _own_locks()
                     raise OSError(error, os.strerror(error), path)
                 ended = waited(child, out, err, _SECONDS)
             after = _content(self.root)
@@ -103,9 +105,17 @@ class Branches:
         return state
 
 
-def _own_locks() -> None:
-    """Let this fork go on with the locks that the run was acquiring: it takes the place of the run, which waits."""
-    filelock.BaseFileLock._raise_if_inherited = lambda self: None  # type: ignore[method-assign]
+def _acquires_lock() -> bool:
+    """Return whether this process is acquiring a lock, which a fork of it could not use."""
+    frames = traceback.walk_stack(None)
+    return any("filelock" in frame.f_code.co_filename and "acquire" in frame.f_code.co_name for frame, _ in frames)
+
+
+def unforked_of(out: str) -> Iterator[int]:
+    """Yield the numbers of the operations before which a run with :class:`Branches` was not forked."""
+    for line in out.splitlines():
+        if line.startswith(_UNFORKED):
+            yield int(line.removeprefix(_UNFORKED))
 
 
 def branches_of(out: str) -> Iterator[Branch]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import runs
-from tests.faults.branches import Branches, branches_of
+from tests.faults.branches import Branches, branches_of, unforked_of
 from tests.faults.forks import BROKEN, FULL, Disk, Ended, run
 
 __all__ = ["OutOfTimeError", "Part", "Report", "disk_parts"]
@@ -113,20 +113,25 @@ def sampled(most: int, share: float, rng: random.Random) -> list[int]:
     return sorted(rng.sample(range(1, most + 1), max(1, round(share * most))))
 
 
-def _one(report: Report, kind: str, disk: Callable[[Path], Disk], trial: str) -> None:
+def _one(report: Report, kind: str, disk: Callable[[Path], Disk], trial: str, *, begun: bool = False) -> None:
+    """Make one trial in a process of its own; ``begun``: of a run that was killed at half of its operations."""
     folder = scratch()
     try:
+        if begun:
+            _begin(kind, folder)
         ended = run(runs.job(runs.command(kind, folder)), disk(folder), timeout=300)
         report.add(*_swap(finished(kind, folder, ended), trial))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _begin(kind: str, folder: Path) -> None:
+    """Kill a run at half of its operations."""
+    run(runs.job(runs.command(kind, folder)), Disk(folder, REFERENCE.of(kind)[1] // 2), timeout=300)
+
+
 def _swap(found: tuple[str, str], trial: str) -> tuple[str, str, str]:
     return found[0], trial, found[1]
-
-
-_FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": FULL}
 
 
 _FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": FULL}
@@ -151,7 +156,7 @@ def _operations(report: Report, kind: str, begun: bool, stride: int) -> None:
     outcomes: dict[str, tuple[str, str]] = {}
     try:
         if begun:
-            run(runs.job(runs.command(kind, folder)), Disk(folder, REFERENCE.of(kind)[1] // 2), timeout=300)
+            _begin(kind, folder)
         branches = Branches(folder, states, _FAULTS, stride)
         ended = run(runs.job_without_threads(runs.command(kind, folder)), branches, timeout=7200)
         assert ended.kind == "done", (kind, ended)
@@ -164,6 +169,10 @@ def _operations(report: Report, kind: str, begun: bool, stride: int) -> None:
                 outcome = outcomes[branch.state]
             trial = f"{kind}{', continued' * begun}, {branch.fault} at operation {branch.operation}, {branch.what}"
             report.add(*_swap(outcome, trial))
+        for number in unforked_of(ended.out):
+            for fault, error in _FAULTS.items():
+                trial = f"{kind}{', continued' * begun}, {fault} at operation {number}"
+                _one(report, kind, lambda folder, at=number, error=error: Disk(folder, at, error), trial, begun=begun)
     finally:
         print(
             f"{kind}, {begun=}: {report.tried} trials, {len(outcomes)} different folders", file=sys.stderr, flush=True
