@@ -2,10 +2,9 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from masksearch.experiment.results import CellResult
-from masksearch.spaces import UNITS, Granularity
+from masksearch.spaces import UNITS
 
 
 def name_of(method: str, learned: bool = False) -> str:
@@ -93,7 +92,7 @@ def _variants(cells: list[CellResult]) -> list[str]:
     """Return each cell's label beside its method: the settings in which cells differ, and every control."""
     words = [
         {
-            "granularity": UNITS[cast(Granularity, cell.granularity)],
+            "granularity": UNITS[cell.granularity],
             "cap": f"{cell.cap.cost} capped" if cell.cap else "",
             "schedule": cell.schedule.replace("_", " "),
             "rule": _rule(cell),

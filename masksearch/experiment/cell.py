@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from masksearch.core.amount import Amount, Density
 from masksearch.criteria import CRITERIA, start_criterion
@@ -18,6 +18,7 @@ from masksearch.experiment.identity import (
     without,
 )
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
+from masksearch.experiment.settings.schedule_settings import Control
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
 from masksearch.models import MODELS, is_own_function
 from masksearch.models.hugging_face import folder_digest
@@ -50,7 +51,7 @@ class Cell:
     rounds: int = 1
     rewind_to: str = "0"  # in its one spelling: ``0ep`` is ``0``
     retrain_lr: float | None = None  # None: as in the dense training
-    control: str = "none"
+    control: Control | Literal["none"] = "none"
     distill: float | None = None  # None: as in the settings of training
     distill_temperature: float | None = None  # the same; None without distillation
     data_digest: str = ""  # of examples and task; empty: the data set's name alone stands for them

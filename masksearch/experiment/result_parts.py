@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
+from masksearch.spaces import Granularity
 from masksearch.training import EpochRow
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
@@ -90,7 +91,7 @@ class ScoreSummary:
 class MaskSummary:
     """Number of units that a mask keeps, in total and by layer."""
 
-    granularity: str
+    granularity: Granularity
     n_units: int
     kept: int
     density: float

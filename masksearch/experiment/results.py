@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,7 +20,9 @@ from masksearch.experiment.result_parts import (
     ScoreSummary,
     TrainedAccuracy,
 )
+from masksearch.experiment.settings.schedule_settings import Control
 from masksearch.experiment.settings.sweep_axes import Capped
+from masksearch.spaces import Granularity
 from masksearch.training import EpochRow
 from masksearch.training.record import FORMER_NAMES
 from masksearch.utils.errors import InputError
@@ -101,7 +103,7 @@ class CellResult:
 
     method: str
     learned: bool  # by gradient: a supermask
-    granularity: str
+    granularity: Granularity
     sparsity: float
     find_at: str
     seed: int
@@ -109,7 +111,7 @@ class CellResult:
     n_rounds: int
     rewind_to: str
     retrain_lr: float | None
-    control: str
+    control: Control | Literal["none"]
     rounds: list[RoundResult]
     cost: NetworkCost
     layers: dict[str, LayerCost]
@@ -305,6 +307,11 @@ def _convert(values: dict[str, object], kind: type[_T], folder: Path) -> _T:
         raise InputError(f"{folder / 'metrics.json'} was changed ({reason}); {folder_remedy(folder)}") from None
     if isinstance(found, CellResult) and not found.rounds:
         raise InputError(f"{folder / 'metrics.json'} has no rounds; {folder_remedy(folder)}")
+    if isinstance(found, CellResult) and found.seed != found.dense.seed:
+        raise InputError(
+            f"{folder / 'metrics.json'} has seed {found.seed} and a dense network of seed {found.dense.seed}; "
+            f"{folder_remedy(folder)}"
+        )
     return found
 
 

@@ -45,7 +45,7 @@ def _alone(cell: Cell, name: str) -> Settings:
         retrain_lr=() if cell.retrain_lr is None else (cell.retrain_lr,),
         retrain_distill=(),
         retrain_temperature=(),
-        control=() if cell.control == "none" else (cell.control,),  # type: ignore[arg-type]
+        control=() if cell.control == "none" else (cell.control,),
     )
     optuna = settings.optuna
     if optuna.study is not None:

@@ -67,12 +67,18 @@ def test_settings_are_found_by_name_in_nested_tables(finished):
     [
         ({"format": None}, "has format 1 and this version reads format 2; remove the folder .* and run again"),
         ({"rounds": 3}, r"was changed \(Expected `array`, got `int` - at `\$.rounds`\); remove the folder"),
+        (
+            {"granularity": "units"},
+            r"was changed \(Invalid enum value 'units' - at `\$.granularity`\); remove the folder",
+        ),
+        ({"control": "other"}, r"was changed \(Invalid enum value 'other' - at `\$.control`\); remove the folder"),
+        ({"seed": 7}, "has seed 7 and a dense network of seed 0; remove the folder"),
     ],
 )
 def test_files_of_other_versions_and_changed_files_are_refused(finished, tmp_path, change, words):
     [folder] = finished.folders
     values = read_json(folder / "metrics.json") | change
-    written = {name: value for name, value in values.items() if value is not None}
+    written = {name: value for name, value in values.items() if value is not None or name not in change}
     write_json(tmp_path / "metrics.json", written)
     write_json(tmp_path / "settings.json", read_json(folder / "settings.json"))
     with pytest.raises(InputError, match=words):

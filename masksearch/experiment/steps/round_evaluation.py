@@ -1,7 +1,7 @@
 """The evaluation of a pruning round: scores of its mask, and its accuracies with four states of the weights."""
 
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from masksearch.experiment.steps.retraining import same_weights
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
 from masksearch.scoring import OBJECTIVES, Scorer
+from masksearch.spaces import Granularity
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import evaluate
 from masksearch.training.record import Weights
@@ -128,7 +129,7 @@ def _constant_outputs(context: CellContext, network: nn.Module) -> int:
 
 def _summary(mask: Mask) -> MaskSummary:
     return MaskSummary(
-        granularity=mask.space.granularity,
+        granularity=cast(Granularity, mask.space.granularity),
         n_units=mask.space.n_units,
         kept=mask.n_kept,
         density=mask.density,
