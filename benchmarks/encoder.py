@@ -362,8 +362,8 @@ def run(scale: str, seeds: int, stage: str, texts: Path | None, folder: Path, pa
 
 def table(rows: list[Row]) -> str:
     """Return means over seeds as Markdown, with standard deviations, and the lead of the search at equal MACs."""
-    columns = ("MACs", "method", "fine-tuning", "seeds", "macro-F1, %", "lead of the search, points")
-    columns += ("recall at 10, %", "cosine", "latency, %")
+    columns = ["MACs", "method", "fine-tuning", "seeds", "macro-F1, %", "lead of the search, points"]
+    columns += ["recall at 10, %", "cosine", "latency, %"]
     lines = [f"| {' | '.join(columns)} |", "|---:|---|---|---:|---:|---:|---:|---:|---:|"]
     names = list(dict.fromkeys(row["method"] for row in rows))
     groups: dict[tuple[str, str, str], dict[str, Row]] = {}  # rows by seed
