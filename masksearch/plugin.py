@@ -98,7 +98,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Context manager that unregisters everything that plugins added, and restores it at the end."""
+    """Context manager for a block that begins without the rows of any plugin; at its end, the tables are as before."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

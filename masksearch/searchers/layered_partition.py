@@ -33,7 +33,7 @@ class _ByLayer:
 
     @property
     def max_radius(self) -> int:
-        """The most units that a swap can prune: the smaller one of the numbers of kept and pruned units."""
+        """The most units that a swap can prune: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def kept_after(self, move: Move) -> np.ndarray:

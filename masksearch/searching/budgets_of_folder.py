@@ -11,9 +11,9 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problems to search in a folder: first one with an earlier, smaller budget, if any; then ``problem``.
+    """Return the problems to search in turn: ``problem`` and, if the folder's search had a smaller budget, that one first.
 
-    If the folder has a search with a smaller budget, that search is first: it may be unfinished.
+    The search with the smaller budget may be unfinished.
 
     Raises
     ------

@@ -59,7 +59,17 @@ class Costs:
         }
 
     def part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the cost of a part of the network with these parameters, products of activations and total MACs."""
+        """Return the cost of a part of the network, such as a residual branch, that a mask removes as a whole.
+
+        Parameters
+        ----------
+        parameters : sequence of str
+            Names of the part's parameters.
+        products : sequence of int
+            Numbers of the part's products of two activations, as in attention.
+        macs : int
+            All MACs of the part.
+        """
         known = {name: place for place, name in enumerate(self._names)}
         others = [name for name in parameters if name not in known]
         counted = sum(self._groups.macs.get(name, 0) for name in parameters if name in known)

@@ -38,7 +38,10 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse a criterion with its moment and scope, such as ``magnitude@3ep:erk`` or ``magnitude@gradual:2ep``.
+        """Parse the text of a criterion's mask: its name, when in the dense training it ranks weights, and its scope.
+
+        ``magnitude@3ep:erk`` ranks after 3 epochs and has the scope ERK; ``magnitude@gradual:2ep`` ranks by gradual
+        pruning over 2 epochs.
 
         Raises
         ------
