@@ -11,7 +11,7 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problems to search in turn: ``problem``; if the folder has a search of a smaller budget, that one first.
+    """Return the problems to search in turn: a search of the folder with a smaller budget, if any, then ``problem``.
 
     The search with the smaller budget may be unfinished.
 
