@@ -334,7 +334,7 @@ def test_the_command_line_reads_and_writes_urls(tmp_path, monkeypatch, capsys):
     plan = json.loads(store.read("sweep/sweep.json"))
     for folder in (f"sweep/{plan['cells'][0]}", next(iter(plan["dense"])).removeprefix("../")):
         assert main(["show", f"{url}/{folder}"]) == 0
-        assert "weights of the ticket" in (out := capsys.readouterr().out) or "weights at the end" in out
+        assert "weights of the masked network" in (out := capsys.readouterr().out) or "weights at the end" in out
     assert main(["compare", f"{url}/sweep", f"{url}/sweep-2"]) == 0
     assert main(["analyse", f"{url}/sweep", "--what", "similarity", "weights", "--out", str(tmp_path / "out")]) == 0
     assert list((tmp_path / "out").glob("*weights*.png"))

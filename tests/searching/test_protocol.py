@@ -79,9 +79,9 @@ def test_a_search_refreshes_its_scorer_when_a_refresh_is_due_and_takes_checkpoin
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     checkpoints, checkpoint = [], HistoryFile.checkpoint
 
-    def counted(self, history, state):
+    def counted(self, history, state, waiting):
         checkpoints.append(len(history))
-        checkpoint(self, history, state)
+        checkpoint(self, history, state, waiting)
 
     monkeypatch.setattr(HistoryFile, "checkpoint", counted)
     scorer = Refreshed(every)

@@ -38,7 +38,7 @@ _FILES = {  # pattern, seen from the folder: what it is
     "best.safetensors": "weights at the best epoch by validation",
     "weights_*.safetensors": "weights at other moments",
     "retrained.safetensors": "weights of the masked network after its last epoch of retraining",
-    "retrained_*.safetensors": "weights of the ticket at other moments",
+    "retrained_*.safetensors": "weights of the masked network at other moments of retraining",
     "history.jsonl": "the search, one line per scored mask",
     "moves.i32": "the moves of the search",
     "search.safetensors": "state from which the search continues",
