@@ -145,7 +145,7 @@ def print_tables(console: Console) -> None:
     for kind, rows in catalogue.items():
         console.print(f"[bold]{kind}[/]", highlight=False)
         for name, text in rows.items():
-            console.print(f"  {name:<22} {text}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"  {name + ' ':<22} {text}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _first_line(row: object) -> str:

@@ -92,7 +92,7 @@ class SweepSettings:
     """First seed; the others follow it, so 5 with 3 seeds means 5, 6 and 7.
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
-    """Number of masks that each search scores.
+    """Number of scorings of each search: how many masks it scores.
     With another number, searches begin anew: a search that a larger budget continues, as in ms.search(folder=...),
     differs from one search of the larger budget."""
     objective: str = "calibrated_loss"
