@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor, nn
 
 import masksearch as ms
+from benchmarks.encoder_table import SEARCH, table
 from benchmarks.package_texts import SECTIONS, Package, drawn, packages
 from benchmarks.page import HERE, write_block
 from benchmarks.rows import Row, read_csv, write_csv
@@ -46,7 +46,6 @@ _BATCH = 40
 _TIMED = 8  # texts of a timed batch
 _CLASSIFIER, _TFIDF = 3.0, 1.0  # inverse regularisation of logistic regression: the best of 1, 3, 10, 30 on seed 100
 _RATE = 5e-5  # peak of fine-tuning: the best of 1e-5 to 1e-4 for the dense network, on the search texts of seed 100
-_SEARCH = "evopress, blocks, heads and neurons"
 
 Tokens = dict[str, Tensor]
 
@@ -265,7 +264,7 @@ class Study:
             "taylor, knapsack": partial(self.criterion, "taylor", "knapsack"),
             "fisher (Kwon et al. 2022)": partial(self.criterion, "fisher", "knapsack"),
             "best 3 of 6 blocks": self.best_blocks,
-            _SEARCH: self.union_search,
+            SEARCH: self.union_search,
             "energy_annealing, heads and neurons": self.energy_annealing,
         }
 
@@ -358,43 +357,6 @@ def run(scale: str, seeds: int, stage: str, texts: Path | None, folder: Path, pa
             values = study.measured(small) if stage == "before" else fine_tuned(study, small)
             add(seed, str(macs), name, values | {"macs_kept": share, "seconds": seconds})
     return rows
-
-
-def table(rows: list[Row]) -> str:
-    """Return means over seeds as Markdown, with standard deviations, and the lead of the search at equal MACs."""
-    columns = ["MACs", "method", "fine-tuning", "seeds", "macro-F1, %", "lead of the search, points"]
-    columns += ["recall at 10, %", "cosine", "latency, %"]
-    lines = [f"| {' | '.join(columns)} |", "|---:|---|---|---:|---:|---:|---:|---:|---:|"]
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    groups: dict[tuple[str, str, str], dict[str, Row]] = {}  # rows by seed
-    for row in rows:
-        groups.setdefault((row["stage"], row["macs"], row["method"]), {})[row["seed"]] = row
-    for stage, macs, method in sorted(
-        groups, key=lambda key: (key[0] != "before", -float(key[1]), names.index(key[2]))
-    ):
-        own, found = groups[stage, macs, method], groups.get((stage, macs, _SEARCH), {})
-        leads = [float(found[seed]["f1"]) - float(own[seed]["f1"]) for seed in own if seed in found]
-        cells = [
-            _mean(_numbers(own, "f1"), 100, 1),
-            "–" if method == _SEARCH else _mean(leads, 100, 1),
-            _mean(_numbers(own, "recall"), 100, 1),
-            _mean(_numbers(own, "cosine"), 1, 3),
-            _mean(_numbers(own, "latency"), 100, 0),
-        ]
-        lines.append(f"| {100 * float(macs):g} % | {method} | {stage} | {len(own)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _numbers(rows: dict[str, Row], name: str) -> list[float]:
-    return [float(row[name]) for row in rows.values() if row.get(name)]
-
-
-def _mean(values: list[float], scale: float, digits: int) -> str:
-    """Return mean ± standard deviation of scaled values; a dash without values."""
-    if not values:
-        return "–"
-    deviation = f" ± {scale * stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * fmean(values):.{digits}f}{deviation}"
 
 
 def main() -> None:

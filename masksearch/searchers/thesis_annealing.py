@@ -70,7 +70,7 @@ class ThesisState:
     temperature: float  # in units of accuracy (1 = 100 %)
     iterations: float  # number of scorings that this level has
     level: int = 0
-    iteration: int = 0  # of these, how many were made
+    iteration: int = 0  # scorings made at this level
     mean: float = _FIRST_LEVEL_MEAN  # the running mean `a` of accepted accuracies, percent
     sum: float = _FIRST_LEVEL_MEAN  # sum of the accuracies that `a` is the mean of, percent
     count: int = 1  # number of accuracies in `sum`

@@ -37,7 +37,7 @@ class MaskFinder:
     context: CellContext
     on_trial: Callable[[Trial, History, Searcher], None]
     callback: SweepCallback
-    later: bool = False  # whether an earlier round has trained
+    later: bool = False
 
     def __call__(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         """Find a mask for the weights of ``model``, within the alive units.
