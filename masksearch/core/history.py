@@ -161,7 +161,7 @@ class History:
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """Return the trials of the Pareto front (score against cost) up to the cost ``cost``, best score first.
+        """Return the trials of the Pareto front (score against cost) that cost at most ``cost``, best score first.
 
         Raises
         ------

@@ -48,7 +48,7 @@ def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> 
 
 
 def keep_budget(folder: Path, number: int) -> None:
-    """Copy the files of a search at the end of its budget ``number`` (from 1), before a larger budget continues it.
+    """Copy a search's files at the end of its first, second, ... budget (``number``) before a larger one continues it.
 
     An earlier copy stays; a copy that was interrupted is made again.
     """

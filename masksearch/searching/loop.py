@@ -211,7 +211,7 @@ class _Turns:
         return cls(scorer, batch)
 
     def identity(self) -> dict[str, object]:
-        """Return the part of a search's identity, a dict for JSON, about masks per proposal and the order of scores."""
+        """Return the number of masks proposed at once and the order of scores, as a dict that identifies a search."""
         return {"batch": self.batch, **({"order": "as_finished"} if self.late else {})}
 
 

@@ -63,7 +63,7 @@ class LayerMove:
 
     @cached_property
     def update(self) -> "LayerUpdate":
-        """Change of the layer's weights as a sparse matrix, without rows that are all zero."""
+        """Change of the layer's weights from one mask to the next, as a sparse matrix without zero rows."""
         row, column = np.divmod(self.places, self.inputs)
         firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
         columns = None
