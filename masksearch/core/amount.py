@@ -84,7 +84,7 @@ class Amount:
         on_empty: OnEmpty | None = None,
         default: "Amount | None" = None,
     ) -> "Amount":
-        """Return the Amount (how much masks keep) for a user's density, sparsity, hold, scope and on_empty.
+        """Return an Amount (how much a mask keeps) from a density or sparsity, shared by layers as ``scope`` says.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Amount:
         return self.scope in ("layerwise", "erk") or self.per_layer is not None
 
     def single(self, reason: str) -> float:
-        """Return the one density of all layers; if layers have different ones, raise an InputError with ``reason``."""
+        """Return the density if all layers share one; if each has its own, raise an InputError with ``reason``."""
         if isinstance(self.density, Mapping):
             raise InputError(f"density: one per layer; {reason}")
         return self.density
@@ -142,7 +142,7 @@ class Amount:
         return replace(self, density=density)
 
     def across(self, scope: Scope) -> "Amount":
-        """Return a copy of this amount (how much masks keep) with another scope, such as "global" or "layerwise"."""
+        """Return a copy of this Amount with another ``scope``: the rule by which layers share the density."""
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
@@ -153,11 +153,13 @@ class Amount:
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """Return a copy of this amount that keeps one unit of a layer, where an empty layer would raise an error."""
+        """Return a copy of this Amount under which an empty layer gets one unit instead of raising an error."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return a copy of this Amount with a density for every layer; with scope="global", return this Amount.
+        """Return a copy in which scope "layerwise" or "erk" is replaced by the density that it gives each layer.
+
+        With other scopes, or if each layer has a density already, return this Amount.
 
         Raises
         ------
@@ -205,7 +207,9 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return how many units of each layer a mask keeps, for scope "layerwise" or "erk", or one density per layer.
+        """Return how many units a mask keeps in each layer; raise an error if the amount doesn't fix these numbers.
+
+        Scopes "layerwise" and "erk" fix them, and so does a density per layer.
 
         Under limits of the layout, their sum may be smaller than :meth:`count`.
         """

@@ -25,18 +25,20 @@ class EnergyState(Protocol):
 
     @abstractmethod
     def terms(self) -> np.ndarray:
-        """Return the terms of the current mask's energy, before weighting and summing: float64 (n_terms,)."""
+        """Return the unweighted terms of the current mask's energy (estimated damage): float64 (n_terms,)."""
 
     @abstractmethod
     def singles(self, layer: int) -> np.ndarray:
-        """Return, for each unit of a layer, how the energy changes if the mask prunes, or restores, only this unit.
+        """Return, for each unit of a layer, the change of the estimated damage if it alone is pruned or restored.
 
         The shape is (units of the layer,). A kept unit is pruned, and a pruned unit is kept again.
         """
 
     @abstractmethod
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the energy change that each of several moves would cause: float64 (n_moves,). No move is made.
+        """Return how each of several moves would change the energy (estimated damage): float64 (n_moves,).
+
+        No move is made.
 
         Parameters
         ----------

@@ -108,7 +108,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """Return the score of an earlier trial with the same mask, if exact or below ``threshold``; else None."""
+        """Return an earlier score of the same mask: the exact one, or an upper bound below ``threshold``; else None."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -116,12 +116,12 @@ class History:
 
     @property
     def has_best(self) -> bool:
-        """Whether any trial of the history has an exact, finite score."""
+        """Whether any trial of the history has a finite score that is exact, not an upper bound."""
         return bool(self._top)
 
     @property
     def best(self) -> Trial:
-        """Return the trial with the highest exact score; the trial also holds the scored mask.
+        """Return the trial with the highest exact score (no upper bound); the trial also holds the scored mask.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class History:
 
     @property
     def top(self) -> list[Trial]:
-        """Return the trials of the best few masks, best first; raise an InputError if no trial has a finite score."""
+        """Return the trials of the best masks (by default 5), best first; raise an InputError if no score is finite."""
         if not self._top:
             n = len(self.trials)
             raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
@@ -161,7 +161,7 @@ class History:
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """Return the trials of the Pareto front (score against cost) up to the cost ``cost``, best score first.
+        """Return the trials of the Pareto front (score against cost) that cost at most ``cost``, best score first.
 
         Raises
         ------

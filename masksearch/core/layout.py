@@ -86,7 +86,10 @@ class Layout:
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return a text per layer for its kind of weight; scope="isomorphic" ranks layers with equal texts together."""
+        """Return a text per layer for its kind of weight, such as "4d weight, kernel (3, 3)".
+
+        With scope="isomorphic", units of layers with equal texts are ranked together.
+        """
         return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
 
     def canonical(self, bits: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Limits:
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers lie in no pruned block if layers keep ``kept`` units: bool (n_layers,). Default: all."""
+        """Return which layers lie outside of pruned blocks, bool (n_layers,). Here all do: there are no blocks."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
@@ -59,7 +59,7 @@ class Limits:
         return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return allowed numbers of kept units near ``kept``, int64 (n_layers,). By default, they are rounded down."""
+        """Return an allowed number of kept units for each layer, near ``kept``: int64 (n_layers,). Here, round down."""
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
@@ -104,9 +104,9 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return kept units per layer: at most ``total`` in all, as near to ``quotas`` as the limits allow."""
+        """Return an allowed number of kept units per layer, near ``quotas``, with a sum of at most ``total``."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
-        """Return ranks of each layer's units that make :meth:`fill` keep units in proportion to ``quotas``."""
+        """Return ranks of all units, an array per layer, for :meth:`fill` to keep units in proportion to ``quotas``."""
         return [-np.arange(size) / max(quota, 1e-9) for size, quota in zip(self.sizes, quotas, strict=True)]

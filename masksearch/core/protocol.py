@@ -62,7 +62,7 @@ class Proposal:
 
     @property
     def counts(self) -> bool:
-        """Whether the proposed mask may become the search's best; masks scored on few examples, or as probes, may not.
+        """Whether the mask may become the search's best: not if it is scored on few examples, or only to learn from it.
 
         A probe is a mask that is scored only to learn from its score.
         """
@@ -230,7 +230,7 @@ class Problem:
         return self.amount.on_empty
 
     def identity(self) -> dict[str, object]:
-        """Return a JSON dict that identifies the search problem; functions count as present or absent only.
+        """Return a dict for JSON that equal search problems share; of functions, it only says whether they are given.
 
         Saliencies and energy terms count by their names. The last bits of saliencies may depend on the number of
         threads, so that only their names count. ``budget`` is the first budget, ``larger_budgets`` has the others, if

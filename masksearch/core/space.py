@@ -136,7 +136,7 @@ class MaskSpace(Layout):
         return self.top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether a mask that keeps ``kept`` units per layer has at most the allowed units, parameters or MACs.
+        """Return whether a mask with ``kept`` units per layer keeps at most the allowed share of parameters or MACs.
 
         Always True for ``hold="units"``, because the swaps of a search do not change the number of units; but in a
         space with ``multiple_of``, where they do, masks may keep fewer units.
@@ -152,13 +152,13 @@ class MaskSpace(Layout):
         return amount.hold == "units" and self._within_count(kept, amount)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if each layer keeps its number of units in ``kept``."""
+        """Return how many units, parameters or MACs (as ``hold`` says) remain if layers keep ``kept`` units each."""
         if hold != "units":
             raise InputError(f"cost: {hold!r}; a {self.granularity} space counts only 'units'; give a function")
         return int(kept.sum())
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's units, parameters or MACs that a mask keeps.
+        """Return the share that a mask keeps of the full network's units, parameters or MACs, as ``hold`` says.
 
         Raises
         ------

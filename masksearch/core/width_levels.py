@@ -11,7 +11,9 @@ _LINEARISATIONS = 8  # of costs that don't add up over layers
 
 @dataclass(frozen=True)
 class Levels:
-    """Levels of each layer (allowed numbers of kept units), and the cost budget for choosing one level per layer.
+    """Allowed numbers of kept units of each layer, to choose one per layer so that the cost stays within a budget.
+
+    A level is the index of such a number: 0 is the smallest number of the layer.
 
     Costs such as MACs are products of neighbouring widths and don't add up over layers. So :meth:`best` solves the
     dynamic programme for costs that are linear near a combination, repairs its solution, and repeats this there.
@@ -31,20 +33,20 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return each layer's number of kept units, int64 (n_layers,); ``levels`` are indices of allowed numbers."""
+        """Return each layer's number of kept units, int64 (n_layers,); ``levels``: indices of allowed numbers."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Return whether a network at these levels (kept units, one number per layer) costs at most ``self.budget``."""
+        """Return whether a network fits the budget; ``levels``: per layer, the index of its number of kept units."""
         return self.cost(self.numbers(levels)) <= self.budget
 
     @property
     def top(self) -> np.ndarray:
-        """Return the index of each layer's highest level (allowed number of kept units): int64 (n_layers,)."""
+        """Return, for each layer, the index of its largest allowed number of kept units: int64 (n_layers,)."""
         return np.array([len(kept) - 1 for kept in self.kept])
 
     def even(self) -> np.ndarray:
-        """Return levels (numbers of kept units) of similar height in all layers, as high as the budget allows.
+        """Return levels (indices of numbers of kept units), similar in all layers and as high as the budget allows.
 
         If none fit, all levels are 0. Levels are indices, int64 (n_layers,).
         """
@@ -55,7 +57,7 @@ class Levels:
         return (low * self.top).astype(int)
 
     def best(self, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return each layer's level (number of kept units), so that the total loss within the budget is smallest.
+        """Return the levels (indices of numbers of kept units) with the smallest total loss within the budget.
 
         Levels are indices, int64 (n_layers,). They are the optimum if costs add up over layers, else an approximation.
 
@@ -100,7 +102,7 @@ class Levels:
         return None
 
     def repaired(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Lower layers' numbers of kept units stepwise until they fit the budget; then raise those that still can.
+        """Return levels (indices of numbers of kept units): ``levels``, lowered to fit the budget, then raised in it.
 
         Each step has the smallest loss per saved cost, or the largest gain per added cost.
         """

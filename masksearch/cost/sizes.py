@@ -49,7 +49,7 @@ class Disk:
 
 
 def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
-    """Return the bytes that a network's weights take as a dense and as a compressed file; files are only in memory.
+    """Return how many bytes a network's weights take as a dense and as a compressed file; no file is written.
 
     The compressed file holds the kept values of masked tensors in order, and one bit per entry for the mask; deflate
     then shrinks the bits of very sparse masks.
@@ -72,12 +72,12 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a safetensors file of named tensors, with all their entries and uncompressed."""
+    """Return the content (bytes) of an uncompressed safetensors file with all entries of the named tensors."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the zlib-compressed bytes of a safetensors file that has only the kept entries of tensors.
+    """Return the zlib-compressed content (bytes) of a safetensors file with only the kept entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).

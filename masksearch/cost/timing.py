@@ -128,9 +128,9 @@ def time_runs(
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Return the median of n timings in seconds, and a 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n).
+    """Return the median of timings in seconds, with a 95 % confidence interval that holds for any distribution.
 
-    The interval does not depend on the distribution.
+    Its ends are the timings at the places n/2 ± 0.98 sqrt(n) of n sorted timings.
     """
     ordered, n = sorted(seconds), len(seconds)
     lower = max(0, int((n - 1.96 * n**0.5) / 2))

@@ -236,7 +236,7 @@ def saliency(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return a criterion's saliency of every unit, (n_units,), higher = keep; NaN and infinity raise an error.
+    """Return a criterion's saliency of every unit of a network, (n_units,), higher = keep; an error if not finite.
 
     Units of equal saliency are ranked at random, so weights that are all equal give a random mask. For criteria that
     read examples, equal saliencies of all units of the unpruned network are an error: the loss doesn't depend on the

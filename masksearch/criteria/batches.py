@@ -21,7 +21,7 @@ Batches = Any  # Iterable[tuple[Any, Any]], or a split
 
 
 def is_split(batches: Batches) -> bool:
-    """Return whether ``batches`` is a data split with a task, rather than an iterable of (inputs, targets) pairs."""
+    """Return whether ``batches`` is a data split, which has its own task and loss, not (inputs, targets) pairs."""
     return isinstance(getattr(batches, "task", None), Task)
 
 
@@ -35,9 +35,9 @@ def first_inputs(batches: Batches, criterion: str) -> Nested:
 
 
 def input_batches(batches: Batches, criterion: str) -> list[Nested]:
-    """Return the inputs of batches as a list; if there are fewer than four batches, cut them into parts.
+    """Return the inputs of all batches as a list; one to three batches are cut into parts of at most 64 examples.
 
-    Parts have at most 64 examples.
+    The batches of a data split have 64 examples.
     """
     if is_split(batches):
         sizes = [min(_SMALL, len(batches) - start) for start in range(0, len(batches), _SMALL)]
@@ -72,7 +72,7 @@ class BatchLoss:
             raise InputError("batches: none; at least one (inputs, targets) is needed")
 
     def loss(self, network: nn.Module, batch: tuple[Any, Any], device: torch.device) -> Tensor:
-        """Return a network's loss on a batch, a scalar tensor with gradients, multiplied by the weight of the batch."""
+        """Return a network's loss on a batch, a scalar tensor with gradients; small batches of a split weigh less."""
         inputs, targets = (to_device(part, device) for part in batch)
         value = self.of_outputs(call_model(network, inputs), targets)
         weight = self.weight(targets, n_examples(inputs))
@@ -80,7 +80,7 @@ class BatchLoss:
 
 
 def loss_batches(batches: Batches, loss: Loss | None, criterion: str, *, temperature: float | None = None) -> BatchLoss:
-    """Return batches and their loss: the given loss, else that of the data split's task, else the cross-entropy.
+    """Return the batches with a loss function: ``loss`` if given, else that of the data split, else cross-entropy.
 
     The loss of a split is the mean over all examples, or tokens, times the number of its batches. Of plain batches, it
     is the sum of the batches' losses.

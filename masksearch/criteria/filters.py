@@ -116,7 +116,7 @@ def energy(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return, as saliency, the position of each filter in greedy pruning, which removes the least harmful filter first.
+    """Return each filter's place in the order of greedy pruning as saliency: 0 for the first, least harmful filter.
 
     The unit whose removal, after the best least-squares repair of the layers that read it, adds least to their relative
     squared errors goes first; then the others are rated anew (optimal brain surgery of groups; ZipLM, Kurtic et al.

@@ -126,7 +126,7 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """Return a copy of a network, masked by ``alive``, in eval mode; only BatchNorm layers use batch statistics."""
+    """Return a copy of a network under the mask ``alive``: BatchNorm layers are in train mode, others in eval mode."""
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

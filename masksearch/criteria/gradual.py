@@ -138,7 +138,7 @@ class _Lifetimes:
         self._rated, self._generator, self._changes = rated, generator, 0
 
     def record(self, units: Tensor, mask: Mask) -> None:
-        """Give the units, pruned from ``mask`` now, a higher value than all units pruned before.
+        """Give ``units``, which are pruned now, higher saliencies than units pruned before; ``mask`` still keeps them.
 
         The criterion orders them; units of equal saliency are ordered at random.
         """

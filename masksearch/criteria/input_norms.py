@@ -76,11 +76,11 @@ def sparsegpt(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return SparseGPT's cost of pruning each weight, (w_ij / U_jj)^2, float64 (n_units,).
+    """Return SparseGPT's saliency of each weight: the layer's output error if it is pruned, float64 (n_units,).
 
-    Frantar and Alistarh 2023: U is the upper Cholesky factor of the inverse Gram matrix of the layer's inputs. The cost
-    is the squared error of the layer's outputs after the update of the weights to the right. No weight is updated here;
-    :func:`masksearch.one_shot` chooses the mask together with the updates.
+    It is (w_ij / U_jj)^2 (Frantar and Alistarh 2023): U is the upper Cholesky factor of the inverse Gram matrix of the
+    layer's inputs. It equals the squared error of the layer's outputs after the update of the weights to the right. No
+    weight is updated here; :func:`masksearch.one_shot` chooses the mask together with the updates.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def sparsegpt_mask(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Mask:
-    """Return SparseGPT's mask with as many weights in each layer as ``mask`` keeps.
+    """Return the weight mask that SparseGPT chooses if it keeps as many weights in each layer as ``mask``.
 
     Each layer's mask is chosen in blocks of 128 columns together with the optimal-brain update. 2:4 masks stay as they
     are. Weights outside of ``alive`` count as zeros.

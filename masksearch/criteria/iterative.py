@@ -9,7 +9,7 @@ from masksearch.utils.errors import InputError
 
 
 def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
-    """Yield the amount to keep after each pruning round: from the density of mask ``alive`` down to ``amount``.
+    """Yield how much to keep after each of several pruning rounds, from what mask ``alive`` keeps down to ``amount``.
 
     The density falls exponentially. Where the scope fixes the layers' densities, each layer's falls to its own. The
     layers' densities are whole numbers of units that never rise: with independent rounding by largest remainder, a

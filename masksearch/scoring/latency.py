@@ -1,4 +1,4 @@
-"""The latency of masks of filters and blocks: measured, and held by a share of MACs."""
+"""Latency of networks under masks of filters and blocks: measured, and limited by the share of MACs to keep."""
 
 import copy
 from collections.abc import Callable

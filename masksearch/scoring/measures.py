@@ -26,7 +26,7 @@ class Measure(Protocol):
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an accumulator of a score: the task's metric, negative loss, or negative distance to dense outputs."""
+    """Return an accumulator of a score: task metric, minus loss, or minus distance to the dense network's outputs."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)

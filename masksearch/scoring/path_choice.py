@@ -1,4 +1,4 @@
-"""Choice of the path to a masked network's logits, with the reason; functions of a mask's value."""
+"""Choice of the fastest valid way (path) to a masked network's logits; functions that score a proposed mask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ from masksearch.utils.ranks import ranks
 def reason_for_reference(
     objective: str | CustomObjective, row: Objective, task: Task, split: Any, probe: Probe, own_loss: bool
 ) -> str:
-    """Return why masks must be scored by the reference path of any task; empty if a path to logits is valid."""
+    """Return why masks can't be scored from logits of images, for which fast ways exist; an empty text if they can."""
     if not isinstance(objective, str):
         return "the objective is a function of the network"
     if own_loss:
@@ -41,7 +41,10 @@ def reason_for_reference(
 
 
 def choose_path(model: nn.Module, space: NetworkSpace, images: Tensor, batch_size: int, fast: bool) -> tuple[Path, str]:
-    """Return the path to the logits of ``images``, and the reason for it; the reference path unless ``fast``."""
+    """Return a way to compute masked networks' logits of ``images``, and the reason for it.
+
+    With ``fast``, it is the fastest valid way, otherwise the slow reference path.
+    """
     on_cpu = images.device.type == "cpu"
     if fast and isinstance(space, WeightSpace):
         chain = linear_chain(model) if on_cpu and images.dtype in (torch.float32, torch.float64) else None
@@ -72,7 +75,7 @@ def choose_batched(
     labels: Tensor,
     batch_size: int,
 ) -> BatchedMasks | None:
-    """Return the way to score several masks in one pass; None if the path, network or objective does not allow it."""
+    """Return a way to compute logits under several masks in one forward pass; None if it is not valid or not faster."""
     if not isinstance(path, InPlacePath | IncrementalPath):
         return None
     if not isinstance(space, WeightSpace) or not is_small(model, space):
@@ -89,7 +92,7 @@ def choose_batched(
 def value_of_logits(
     objective: LogitObjective, path: Path, labels: Tensor, n_joined: int | None
 ) -> Callable[[Proposal], float]:
-    """Return a function of a proposal: the objective of its logits.
+    """Return a function that computes a proposed mask's score from the logits of the masked network.
 
     Logits are joined over the shares of all ranks if ``n_joined`` examples are given.
     """
@@ -105,7 +108,7 @@ def value_of_logits(
 def value_of_network(
     objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
 ) -> Callable[[Proposal], float]:
-    """Return a function of a proposal: the objective of the masked network on all examples."""
+    """Return a function of a proposed mask that calls ``objective`` with the masked network and all examples."""
 
     def value(proposal: Proposal) -> float:
         inputs, targets = examples.whole()

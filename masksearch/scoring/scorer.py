@@ -241,9 +241,9 @@ class Scorer:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether a mask's score depends on masks scored before; your own objective can say so by an attribute.
+        """Whether a mask's score depends on masks scored before: the objective's ``depends_on_order``, else False.
 
-        The attribute has the same name, ``depends_on_order``.
+        An objective of your own, a function, may have this attribute.
         """
         return bool(getattr(self.objective, "depends_on_order", False))
 

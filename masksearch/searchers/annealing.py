@@ -111,11 +111,11 @@ class Annealing(Searcher):
     chains: int = 1
     """Number of annealing walks (chains), which share the budget."""
     probe_first: int = 20
-    """Number of moves at the start that are scored exactly, to measure the temperature."""
+    """Number of moves at the start whose scoring never stops early, to measure the temperature."""
     probe_every: int = 20
-    """After the start, one in this number of moves is scored exactly, to measure the temperature."""
+    """After the start, the scoring of one in this number of moves never stops early, to measure the temperature."""
     scope: Scope = "global"
-    """How the density of a random start mask is divided among the layers: "global", "layerwise" or "erk"."""
+    """How layers share the density of a random start mask: "global", "layerwise" (equal), "erk" (larger: sparser)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, chains=10_000)
@@ -278,7 +278,7 @@ class Annealing(Searcher):
 
     @property
     def radius(self) -> int:
-        """Return how many kept units the next move swaps for pruned units; with ``densities``, the most it may swap."""
+        """Return how many kept units the next move swaps; in a search of densities only, the largest possible swap."""
         largest = self.state.chains[0].neighbourhood.max_radius
         if self.densities:
             return max(1, largest)

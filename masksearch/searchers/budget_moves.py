@@ -18,7 +18,7 @@ _ROUNDS = 4  # in which layers gain steps; the first layer whose next step doesn
 
 
 def needs_budget_moves(problem: Problem) -> bool:
-    """Return whether swapping units could break a limit on masks: ``multiple_of``, or a budget that counts blocks."""
+    """Return whether swaps of units could break a limit: multiples of units per layer, or a budget with blocks."""
     limits = problem.space.limits
     return problem.space.nested or (limits is not None and limits.stepped and problem.amount.per_layer is None)
 

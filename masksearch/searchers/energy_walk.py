@@ -59,7 +59,7 @@ class Walk:
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try up to 16 random swaps within layers (at most ``most``) until one is accepted; return the tries made."""
+        """Try random swaps within a layer, at most 16 or ``most``, until one is accepted; return the number tried."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
@@ -75,7 +75,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return by how much random moves raise the energy (estimated damage); about ``n`` moves are tried."""
+        """Return the increases of the energy (estimated damage) by random moves, of which about ``n`` are tried."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:
@@ -86,7 +86,7 @@ class Walk:
     # Exchanges drop units of one layer and regrow as many of another one as the budget allows.
 
     def exchange(self, temperature: float) -> None:
-        """Try to prune units of one layer and regrow units of another; if accepted, use the rest of the budget."""
+        """Try to prune units of one layer and regrow units of another; if accepted, regrow more within the budget."""
         for _ in range(_TRIES):
             sources, room = np.flatnonzero(self.kept > self._least), np.flatnonzero(self.kept < self._sizes)
             source, target = int(self._rng.choice(sources)), int(self._rng.choice(room))

@@ -1,4 +1,4 @@
-"""Current masks of searches whose space restricts moves, and swaps within each m weights of N:M sparsity."""
+"""Current masks of searches in which not every swap is allowed; swaps in groups of M weights for N:M sparsity."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -48,7 +48,8 @@ class LayerCoefficients(LevelSearcher):
     """
 
     allocation: str = "prior"
-    """How the numbers per layer become a mask: "prior" or "saliency" (dynamic programme), or "affine" (one ranking)."""
+    """Numbers that are searched per layer: "prior", a factor of its assumed loss; "saliency", a factor of its pruned
+    saliency; "affine", a scale and a shift of its saliencies."""
     first: int = 100
     """Largest number of masks at the start for which coefficients are drawn at random; at most half of the budget."""
     change: float = 0.1
@@ -56,7 +57,7 @@ class LayerCoefficients(LevelSearcher):
     population: int = 0
     """How many of the last scored coefficients may become parents; 0: only those with the highest score so far."""
     tournament: int = 16
-    """Number of candidates drawn from the population, of which the one with the highest score becomes the parent."""
+    """Number of candidates (coefficients of scored masks) drawn at random; the one of highest score is the parent."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,12 +70,12 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search a factor of each layer's assumed loss, to choose densities (SPDY, Frantar & Alistarh 2022)."""
+        """Search the layers' densities by a factor of each layer's assumed loss (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search a factor of each layer's pruned saliency, to choose densities (ZipLM, Kurtic et al. 2023)."""
+        """Search the layers' densities by a factor of each layer's pruned saliency (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod

@@ -218,7 +218,7 @@ class RankedLayers(_ByLayer):
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Divide ``radius`` swaps among layers at random, at most ``room`` for each; return the swaps per layer."""
+    """Divide ``radius`` swaps among layers at random, at most ``room[i]`` for layer i; return the swaps per layer."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

@@ -34,13 +34,13 @@ class Searcher(ABC):
     """
 
     settings_group: ClassVar[str | None] = None
-    """Name of the group of a sweep's settings that set fields of this searcher; None if there is no such group."""
+    """Name of the group of experiment settings, such as "optuna", that set this searcher's fields; None: no group."""
 
     ranks_units: ClassVar[bool] = False
     """Whether each proposed mask keeps the top units of some ranking, so that ``Problem.refine`` can improve it."""
 
     names_saliency: ClassVar[bool] = False
-    """Whether the searcher has a field ``saliency``, which must name the saliency from which a search starts."""
+    """Whether the searcher starts from a saliency only if its field ``saliency`` has the name of that saliency."""
 
     refuses_problems: ClassVar[bool] = False
     """Whether :meth:`start` refuses some problems of one density with an error, such as those with many parameters."""
@@ -49,7 +49,7 @@ class Searcher(ABC):
     """Whether the problem must have an ``energy``, which is an estimate of the damage by a mask without scoring it."""
 
     takes_criterion_start: ClassVar[bool] = True
-    """Whether a search on trained weights starts from the mask of a criterion by default."""
+    """Whether a search on trained weights starts from a pruning criterion's mask by default, not from a random mask."""
 
     problem: Problem
     generator: torch.Generator

@@ -44,7 +44,7 @@ class WidthRegression(LevelSearcher):
     penalty: float = 5.0
     """Ridge penalty of the regression; its inputs, the logarithms of layer widths, are standardised."""
     prior: float = 0.6
-    """Value to which the penalty pulls coefficients, in standard deviations of scores / sqrt(number of layers)."""
+    """Value towards which the penalty pulls coefficients, in standard deviations of scores / sqrt(number of layers)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,12 +128,12 @@ class WidthRegression(LevelSearcher):
                 self.state.scores.append(score.value)
 
     def predictions(self, kept: np.ndarray) -> np.ndarray:
-        """Return predicted scores, up to a constant, for rows of kept units per layer, of shape (n, n_layers)."""
+        """Return n predicted scores, up to a constant; row i of ``kept`` (n, n_layers) has each layer's kept units."""
         return np.log(np.maximum(kept, 0.5)) @ (self._coefficients() / self._deviation)
 
     @property
     def predicted_best(self) -> Mask | None:
-        """Return the mask at the wanted density whose predicted score is highest; None before two masks are scored."""
+        """Return the mask of the problem's density with the highest predicted score; None before two scored masks."""
         if len(self.state.scores) < 2:
             return None
         ranked, slopes = self._ranked(0), self._coefficients() / self._deviation

@@ -11,9 +11,9 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problems to search in turn: a search of the folder with a smaller budget, if any, then ``problem``.
+    """Return the searches to run: the folder's search to the end of its smaller budget, if any, then ``problem``.
 
-    The search with the smaller budget may be unfinished.
+    The former may be unfinished.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
 
 
 def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> tuple[Problem, Path] | None:
-    """Return the problem and folder of a finished search that a larger budget has continued; None if there is none.
+    """Return the problem and folder of the finished search with this budget if a larger one continued it; else None.
 
     None if the budget is not one of the earlier ones, or its files were not kept.
     """
@@ -48,7 +48,7 @@ def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> 
 
 
 def keep_budget(folder: Path, number: int) -> None:
-    """Copy the files of a search at the end of its budget ``number`` (from 1), before a larger budget continues it.
+    """Copy a search's files at the end of its first, second, ... budget (``number``) before a larger one continues it.
 
     An earlier copy stays; a copy that was interrupted is made again.
     """

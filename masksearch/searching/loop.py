@@ -191,7 +191,7 @@ class _Turns:
 
     @classmethod
     def of(cls, scorer: Scoring, searcher: Searcher, batch: int) -> "_Turns":
-        """Return how masks are proposed and scored; searchers that can't take scores in any order get a fixed order."""
+        """Return how many masks a search proposes at once, and whether their scores come in a fixed order."""
         if not isinstance(scorer, ParallelScoring):
             return cls(scorer, batch)
         if scorer.order == "as_finished":
@@ -211,7 +211,7 @@ class _Turns:
         return cls(scorer, batch)
 
     def identity(self) -> dict[str, object]:
-        """Return, as a dict for JSON, how masks are proposed and scored, to tell apart searches that differ in it."""
+        """Return the number of masks proposed at once and the order of scores, as a dict that identifies a search."""
         return {"batch": self.batch, **({"order": "as_finished"} if self.late else {})}
 
 

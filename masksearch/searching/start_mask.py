@@ -10,7 +10,7 @@ from masksearch.utils.errors import InputError, check_type
 
 
 def start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *, up_to: bool) -> Mask | None:
-    """Return the mask to start a search from: ``start``, or its top units if it is a saliency; None for None.
+    """Return the mask that a search starts from: ``start``, or the top units if it is a saliency; None without it.
 
     Parameters
     ----------

@@ -107,21 +107,21 @@ class _SubspaceState(EnergyState):
         return self._state.value
 
     def terms(self) -> np.ndarray:
-        """Return the terms of the current mask's energy, before they are weighted and summed: (n_terms,)."""
+        """Return the unweighted terms of the current mask's energy (estimated damage): float64 (n_terms,)."""
         return self._state.terms()
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return how the energy would change if a unit of the layer were toggled, for each of its units separately."""
+        """Return, for each unit of a layer, the change of the estimated damage if it alone is pruned or restored."""
         number = self._layers[layer]
         start = self._space.alive.space.layers[number].start
         return self._state.singles(number)[self._space.units[self._space.layers[layer].slice] - start]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return how each of m moves would change the energy; row i of ``units`` has the units that move i toggles."""
+        """Return how each of m moves changes the estimated damage; row i of ``units`` has the units of move i."""
         return self._state.deltas(self._space.units[units])
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units of the current mask, given as an int64 array of unit numbers."""
+        """Prune the given units that the current mask keeps, and restore the others; int64 unit indices."""
         self._state.toggle(self._space.units[units])
         self.bits[units] ^= True
 

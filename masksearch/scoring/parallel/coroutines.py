@@ -39,7 +39,7 @@ class CoroutineWorkers:
         self._replies.put_nowait((number, reply))
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
+        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
         return self._loop.run_until_complete(self._replies.get())
 
     def replace(self, number: int) -> None:

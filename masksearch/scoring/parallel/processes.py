@@ -62,7 +62,7 @@ class ProcessWorkers:
         self._workers[number].send(task)
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
+        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
         pipes = {self._workers[number].pipe: number for number in self._waiting}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         self._waiting.remove(number)
@@ -83,9 +83,9 @@ class ProcessWorkers:
 
 
 def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
-    """Return ``CUDA_VISIBLE_DEVICES`` for a worker: the list of GPUs, rotated so that workers use different GPUs.
+    """Return a worker's ``CUDA_VISIBLE_DEVICES``, the list of GPUs rotated by its number; None below two GPUs.
 
-    With n GPUs, worker ``number`` gets their list rotated by its number. None: the list stays as it is.
+    So workers use different GPUs. None: the variable stays unchanged.
     """
     if n_gpus < 2:
         return None

@@ -53,7 +53,7 @@ class RayWorkers:
         self._running[self._workers[number].score.remote(task)] = number
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
+        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
         [done], _ = self._ray.wait(list(self._running), num_returns=1)
         number = self._running.pop(done)
         try:

@@ -129,7 +129,7 @@ class TaskScorer:
 
 
 def repeated(scores: Sequence[Score]) -> Score | Failed:
-    """Return the score that a scorer gave one mask several times; if the scores differ, return a failure message."""
+    """Return the one score if all given scores of a mask are equal; otherwise return a message about the failure."""
     values = [score.value for score in scores]
     if len(set(map(repr, values))) == 1:
         return scores[0]

@@ -60,7 +60,7 @@ class DenseOutputs:
         self._n = 0
 
     def of_batch(self, number: int, inputs: Nested, targets: Any) -> Any:
-        """Return the dense network's outputs for the batch with this number, from the cache if possible.
+        """Return the dense network's outputs for batch ``number``: cached ones, or else computed from ``inputs``.
 
         Outputs are those that the task's loss reads.
         """

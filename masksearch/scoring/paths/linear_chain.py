@@ -38,13 +38,13 @@ class ChainLayer:
         return self.weights @ inputs if self.bias is None else torch.addmm(self.bias, self.weights, inputs)
 
     def preactivations(self, part: int, change: "LayerChange | None") -> Tensor:
-        """Return the pre-activations (out, b) of one part of the images after a change, which is not stored."""
+        """Return the layer's changed pre-activations (out, b) for one part of the images, without storing them."""
         if change is None:
             return self.z[part]
         return change.z if change.rows is None else self.z[part].index_copy(0, change.rows, change.z)
 
     def accept(self, part: int, change: "LayerChange") -> None:
-        """Write the changed pre-activations of one batch of images, number ``part``, into the stored ones."""
+        """Store the layer's changed pre-activations for the part of the images with the number ``part``."""
         if change.rows is None:
             self.z[part] = change.z
         else:
@@ -63,7 +63,7 @@ class LayerMove:
 
     @cached_property
     def update(self) -> "LayerUpdate":
-        """Change of the layer's weights as a sparse matrix, without rows that are all zero."""
+        """Change of the layer's weights from one mask to the next, as a sparse matrix without zero rows."""
         row, column = np.divmod(self.places, self.inputs)
         firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
         columns = None

@@ -92,7 +92,7 @@ class ReferencePath(NetworkPath):
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Return the logits (images, classes) of the batches with these numbers, bit for bit as :meth:`logits` does."""
+        """Return the logits (images, classes) of the numbered batches, bitwise equal to those of :meth:`logits`."""
         with self._masked(proposal) as network:
             return torch.cat([network(self._batches[number]) for number in numbers])
 

@@ -35,7 +35,7 @@ class EffectiveNetwork:
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
-    """Return a masked MLP without dead inputs and hidden units, which learns the same but faster; None if impossible.
+    """Return a masked MLP without dead inputs and hidden units, which learns the same faster; None if there is no gain.
 
     Parameters
     ----------

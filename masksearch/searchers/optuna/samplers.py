@@ -140,7 +140,7 @@ class OptunaSearch(Searcher):
 
     @classmethod
     def gp(cls) -> "OptunaSearch":
-        """Search the layers' densities by a Gaussian process with expected improvement; for a few hundred scorings."""
+        """Search the layers' densities by a Gaussian process with expected improvement, for a few hundred masks."""
         return cls("gp")
 
     @classmethod

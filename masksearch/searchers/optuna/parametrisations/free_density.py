@@ -16,7 +16,7 @@ RANGE = 32
 
 
 class FreeDensity(Parametrisation):
-    """Mapping from a density and the numbers of another mapping to a mask, for searches in which masks have a cost.
+    """Mapping to a mask from its density and the numbers of another mapping, for searches in which masks have a cost.
 
     The density has a log scale, from a 32nd of the problem's density to the problem's density. Every mask has its
     density exactly, in units, parameters or MACs, as the problem says. Masks keep at least one unit of every layer,

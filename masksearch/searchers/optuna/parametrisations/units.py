@@ -13,7 +13,7 @@ _WITHIN = 1e-6  # weight of a unit's rank beside its block's value: it orders on
 
 
 class Blocks(Parametrisation):
-    """Mapping from one value in [0, 1] per block of units to the mask that keeps the blocks of highest value.
+    """Mapping from one value in [0, 1] per group of units to the mask that keeps the groups of highest values.
 
     The last block is kept in part. The units of a layer are divided into blocks in the order of a saliency, or in one
     random order for all trials; within a block, units rank in this order. A layer has blocks in proportion to its
