@@ -71,7 +71,8 @@ class ScoringSettings:
 
     seconds: float | None = None
     """Time limit of each search in seconds; the search also ends when its budget is used up.
-    The time includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
+    If not given, there is no limit. The time includes gradual pruning, proposing and scoring. With a limit, results
+    depend on the speed of the machine."""
     search_examples: int | None = None
     """Number of validation examples on which searches score masks.
     If not given, 2,000 or half of the validation examples, whichever is less."""
@@ -104,7 +105,7 @@ class ScoringSettings:
     calibration_examples: int = 1024
     """Number of training examples for least-squares repair: with reconstruct or with objective = "reconstructed"."""
     channel_swaps: int = 0
-    """Swaps per layer of the search for an order of channels that suits 2:4 masks; 0 keeps the order.
+    """Number of channel swaps per layer to try, for an order of channels that suits 2:4 masks; 0 keeps the order.
     The outputs of the dense network do not change. With granularity = "nm" and reconstruct = "blockwise" only."""
 
     def __post_init__(self) -> None:
