@@ -21,7 +21,7 @@ class ControlRow:
 
 
 def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
-    """Return a comparison of each control network (say, with a shuffled mask) with its masked network, if any."""
+    """Return, for each group of control networks whose masked networks are present, a comparison of both over seeds."""
     groups = list(groups)
     tickets = {_ticket(c): c.trained.test_accuracy for group in groups for c in group.cells if c.control == "none"}
     rows = []
