@@ -38,7 +38,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse the text of a criterion's mask: its name, when in the dense training it ranks weights, and its scope.
+        """Parse the text of a criterion, such as ``magnitude@3ep:erk``: name, moment of the ranked weights, and scope.
 
         ``magnitude@3ep:erk`` ranks after 3 epochs and has the scope ERK; ``magnitude@gradual:2ep`` ranks by gradual
         pruning over 2 epochs.
@@ -147,7 +147,8 @@ class SearchSettings:
     """Learning rate of the training that scores a mask, with objective = "short_training" or "training_loss".
     If not given, the rate of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
-    """Number of a search's best masks (1 to 5) to score again, on validation examples that the search did not use."""
+    """Number of a search's best masks (1 to 5) to score again, on validation examples that the search did not use.
+    With 1, the best mask is scored again only if other masks are compared with it: see finalists and rescore_by."""
     rescore_by: str | None = None
     """Objective by which a search's best masks are scored again; if not given, the objective of the search.
     The masks of warm_start and finalists are then scored too."""

@@ -200,7 +200,7 @@ def _best_masks(history: History) -> list[Mask]:
 
 
 def front_folder(cell: Cell) -> Path:
-    """Return the folder, in ``runs/fronts``, of a search of a Pareto front; runs with other cost bounds share it."""
+    """Return the folder of a run's search of a Pareto front, which runs with other cost bounds share."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_{cell.method}_{cell.front}_k{cell.find_at}_seed{cell.seed}"
     name = name.replace("/", "-").replace(":", "-")

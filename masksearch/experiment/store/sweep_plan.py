@@ -41,7 +41,7 @@ class SweepPlan:
 
 
 def read_plan(path: Path) -> SweepPlan:
-    """Return the plan of the sweep in the folder ``path``, with absolute or normalised folders of dense networks.
+    """Return the SweepPlan in ``sweep.json`` of the folder ``path``; paths of dense networks are normalised.
 
     Raises
     ------
