@@ -30,7 +30,7 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
 
 
 def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
-    """Return, for each cost in ``looks`` (in scorings or seconds, say), the best score that a search had found by then.
+    """Return the best score that a search had found up to each of some costs, such as after 10, 20 and 50 scorings.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from masksearch.experiment.results import CellResult
 
 @dataclass(frozen=True)
 class ControlRow:
-    """Test metrics of a control network (say, with a shuffled mask) and of the masked network, over common seeds."""
+    """Mean test metrics, over equal seeds, of a control network (say, with a shuffled mask) and its masked network."""
 
     group: Group
     treated: Estimate  # the ticket as it is
@@ -21,7 +21,7 @@ class ControlRow:
 
 
 def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
-    """Return a comparison of each control network (say, with a shuffled mask) with its masked network, if any."""
+    """Return, for each group of control networks whose masked networks are present, a comparison of both over seeds."""
     groups = list(groups)
     tickets = {_ticket(c): c.trained.test_accuracy for group in groups for c in group.cells if c.control == "none"}
     rows = []
@@ -72,9 +72,9 @@ class PairedRow:
 
 
 def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dict[str, dict[str, str]]:
-    """Return the settings of a sweep's parts as text, {group of settings: {name: text}}.
+    """Return all settings of a sweep as text, {group of settings, such as "train": {name of a setting: its value}}.
 
-    Where parts have different values of a setting, its text lists them all.
+    Where ``parts`` have different values of a setting, its text lists them all.
 
     Parameters
     ----------

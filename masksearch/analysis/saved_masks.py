@@ -40,7 +40,7 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
 def group_orthogonality(
     result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
 ) -> Estimate:
-    """Return how far masked initial weights are from orthogonal: the mean over seeds, with its 95 % interval.
+    """Return how far one method's masked initial weights are from orthogonal: mean and 95 % interval over seeds.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
 
 
 def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
-    """Return {layer: (density, effective MACs, MACs when dense)}, as means over the seeds of one method and sparsity.
+    """Return {layer: (density, MACs of kept weights, MACs when dense)}, means over seeds of one method and sparsity.
 
     The density is NaN where a layer has no units of its own.
     """

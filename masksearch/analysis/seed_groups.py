@@ -64,9 +64,9 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
-    """Return indices of the results that have the best learning rate of retraining for their method and sparsity.
+    """Return indices of the results whose learning rate of retraining is the best of their method and sparsity.
 
-    Best is the best validation metric after the last epoch, in the mean over all cells of that method at that sparsity.
+    Best is the best mean validation metric after the last epoch, over all cells of a method at a sparsity.
     A cell that ended without one has the worst value, in classification 0.
     """
     cells = list(cells)

@@ -68,16 +68,16 @@ class Paired:
         return self.difference.mean + self.difference.half_width
 
     def above(self, bar: float) -> bool:
-        """Return whether the whole 95 % interval of the two methods' mean difference lies above ``bar``."""
+        """Return whether the whole 95 % interval of the two methods' mean difference lies above the number ``bar``."""
         return self.low > bar
 
     def below(self, bar: float) -> bool:
-        """Return whether the whole 95 % interval of the two methods' mean difference lies below ``bar``."""
+        """Return whether the whole 95 % interval of the two methods' mean difference lies below the number ``bar``."""
         return self.high < bar
 
     @property
     def not_below(self) -> bool:
-        """Whether the first method's mean accuracy (a share) is at most 0.001 below the second's (95 % confidence)."""
+        """Whether the 95 % interval of first minus second method's mean accuracy (a share) lies wholly above -0.001."""
         return self.above(-MARGIN)
 
 
@@ -111,7 +111,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values of several tests, corrected by Holm's step-down method (1979); NaN stays NaN, but is counted."""
+    """Return the p-values of several tests, corrected by Holm (1979); a NaN counts as a test, and stays NaN."""
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw)  # NaN last
     steps = np.arange(len(raw), 0, -1) * raw[order]

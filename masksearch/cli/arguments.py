@@ -49,7 +49,7 @@ def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, 
 
 
 def takes(metavar: str, text: str | None = None) -> object:
-    """Return a type annotation for a flag with a value: the value's name in the help, and the flag's help ``text``."""
+    """Return tyro's annotation for a flag with a value: the value's name in the help (as NAME), and the help text."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 

@@ -23,7 +23,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Parse the arguments of ``masksearch run``: return settings, one per part of a recipe, or "list" for ``--list``.
+    """Parse the arguments of ``masksearch run``: return a list of settings (several for some recipes), or "list".
 
     Raises
     ------

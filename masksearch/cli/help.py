@@ -69,7 +69,8 @@ class OtherFlags:
     """How long the recipe takes: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     Some recipes have further scales. (default: cpu)"""
     parts: Annotated[Texts, takes("NAME ...")] = ()
-    """Names of the recipe's parts to run; if not given, all parts."""
+    """Names of the recipe's parts to run; if not given, all parts.
+    A part is one set of settings in a recipe; --list shows the names."""
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
     """Any other setting, such as --set train.momentum=0.8 annealing.chains=4.
     Commas separate several values; "none" unsets a value."""

@@ -70,7 +70,7 @@ class Compare:
     """Folders of two or more sweeps, or URLs such as s3://bucket/runs/sweep."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     out: Annotated[Texts, takes("FILE")] = ()
-    """Markdown file to write the tables to."""
+    """Markdown file to write the tables to; if not given, the tables are only printed."""
 
 
 @dataclass(frozen=True)

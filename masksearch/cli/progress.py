@@ -62,7 +62,7 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return progress bars for process ``worker``: the sweep's bar, which all share, and a bar for this process."""
+        """Return progress bars for worker process number ``worker``: the bar of the sweep, and a bar of its own."""
         own = copy(self)
         own._worker = str(worker)
         return own

@@ -53,7 +53,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run one or more sweeps in order and print their results; their reports show the command line ``args``."""
+    """Run the sweeps that have the settings ``parts``, and print results; reports show the command line ``args``."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:

@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def row(self) -> Schedule:
-        """Pruning schedule of this run, as the table of schedules defines it: a description and default values."""
+        """Definition of this run's pruning schedule: a description, and defaults such as the number of rounds."""
         return SCHEDULES[self.schedule]
 
     @property
@@ -79,7 +79,7 @@ class Cell:
         )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
-        """Return the amounts (densities) of the masks after each pruning round, for masks of the space ``space``."""
+        """Return, for each pruning round, the Amount that its mask keeps: the density, and how layers share it."""
         final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
         if own:
@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def front(self) -> Capped | None:
-        """Cost, such as ``macs``, that this run trades off with the score on a Pareto front; None without a front."""
+        """Kind of cost, such as ``macs``, of the Pareto front that this run searches; None if it searches no front."""
         capped = self.settings.sweep.capped
         return capped if capped and self.searches and self.searcher().supports_costs else None
 
@@ -117,12 +117,12 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Number of training epochs after the last pruning round; None: those that remain of the dense training."""
+        """Epochs of training after the last pruning round; None: those of dense training that follow ``rewind_to``."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return how many epochs to train after pruning round ``number``; None: those that remain of dense training."""
+        """Return the epochs of training after round ``number``; None: those of dense training after ``rewind_to``."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs
@@ -162,7 +162,7 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """Return the settings that decide this run's result, by group; ``complete`` includes those at their default."""
+        """Return settings that decide this run's result, {group: {name: value}}; with defaults only if ``complete``."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         settings = replace(self.settings, train=self.train) if complete else self.settings
@@ -265,7 +265,7 @@ class Cell:
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return the dense network's training settings: no distillation, and the L1 penalty that ``schedule`` needs."""
+    """Return the dense network's training settings: no distillation; L1 on BatchNorm scales as ``schedule`` says."""
     usual, needed = _USUAL, SCHEDULES[schedule].bn_l1
     train = settings.train
     if (train.distill, train.distill_temperature) != (usual.distill, usual.distill_temperature):
@@ -310,5 +310,5 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
 
 def plugin_digests(*rows: tuple[Table[Any], str]) -> list[str]:
-    """Return the sorted hashes of the plugin files that define the methods or networks that ``rows`` names."""
+    """Return the sorted hashes of the plugin files that define the named methods or networks; [] for built-in ones."""
     return sorted({digest for table, name in rows if (digest := table.added(name.partition(":")[0])) is not None})

@@ -119,7 +119,7 @@ class _OwnErrors:
 
 
 def data_key(part: Settings) -> tuple[object, ...]:
-    """Return a tuple of the settings that decide the data; parts of a sweep with equal tuples share their data."""
+    """Return a tuple of the settings that decide the data; settings with equal tuples share the loaded data."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
     forms = part.sweep.image_size, part.sweep.text_length, part.sweep.tokenizer

@@ -70,7 +70,7 @@ def _load(part: Settings) -> None:
 
 @contextmanager
 def own_copy(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
-    """Context manager that yields a sweep's settings with a folder of its own for each process of torchrun.
+    """Context manager that yields a sweep's settings; on torchrun's later processes, with a private copy of its folder.
 
     The processes read and write the same files at the same places of the sweep, and only those of rank 0 count. Other
     ranks begin with a copy of what the sweep continues from, in a temporary folder that is removed at the end.

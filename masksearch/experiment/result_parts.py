@@ -110,7 +110,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of one pruning round: mask, scores, and the masked network's accuracy with four kinds of weights."""
+    """Result of one pruning round: mask, scores, and test results with weights of four moments, as after training."""
 
     number: int  # from 1
     score: ScoreSummary

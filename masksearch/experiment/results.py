@@ -79,7 +79,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """Choice of a mask from a search's Pareto front of score and cost: the search's folder and the mask's trial."""
+    """Mask chosen from a search's Pareto front of score and cost: folder of the search, trial and cost of the mask."""
 
     folder: str
     trial: int
@@ -202,7 +202,7 @@ class CellResult:
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Criteria, by pruning round, whose mask beat the search's best mask when both were scored again."""
+        """Criteria whose masks beat the search's best mask in a second scoring, at most one per pruning round."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property

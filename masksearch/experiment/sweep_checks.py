@@ -35,7 +35,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 def check_parts(parts: Sequence[Settings]) -> None:
-    """Raise an InputError unless the parts have one name, data set and network, and a process for each device."""
+    """Raise an InputError if a sweep's settings differ in name, data or network, or have a wrong number of devices."""
     first = parts[0]
     for part in parts:
         if part.sweep.devices != ranks().size:
@@ -54,7 +54,7 @@ def check_parts(parts: Sequence[Settings]) -> None:
 
 
 def check_without_data(parts: Sequence[Settings]) -> None:
-    """Raise an InputError for settings that are wrong for all data: networks, functions, files of weights, cells."""
+    """Raise an InputError for mistakes that show before data are loaded, such as unknown networks or missing files."""
     check_executor(parts[0].run.executor)
     for part in parts:
         for cell in grid(part):
@@ -79,7 +79,7 @@ def check_without_data(parts: Sequence[Settings]) -> None:
 
 
 def checked_space(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
-    """Return the space of masks of a sweep's part; raise an InputError for settings that don't fit data or network."""
+    """Return the mask space that ``settings`` give; raise an InputError for settings that don't fit data or network."""
     steps = optimizer_steps(data.train, settings.train)
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")

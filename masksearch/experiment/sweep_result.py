@@ -34,7 +34,7 @@ class SweepResult:
 
     @property
     def sweep(self) -> SweepSettings:
-        """Settings of what the sweep compares, from its first part; data and network are the same in all parts."""
+        """Settings of what the sweep compares, from its first Settings; data and network are the same in all."""
         return self.settings[0].sweep
 
 

@@ -14,9 +14,9 @@ from masksearch.searchers import SEARCHERS
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Return the result of the best method at each sparsity; if that is a supermask, also the best of the others.
+    """Return results of the method with the best validation metric at each sparsity.
 
-    Best is by the validation metric. Controls are no methods.
+    If that is a supermask, the best of the other methods is returned, too. Controls are no methods.
     """
     chosen = []
     for sparsity in sorted({row.sparsity for row in rows[1:]}):
@@ -167,7 +167,7 @@ def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
-    """Return a sentence on why a criterion leads all searches, at the highest sparsity that shows a reason; else ""."""
+    """Return a sentence on why a criterion beats all searches, at the highest sparsity with a known reason, or ""."""
     for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
         here = [row for row in _methods(rows, sparsity) if not row.learned]
         searches = [row for row in here if row.method in SEARCHERS]

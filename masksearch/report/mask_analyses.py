@@ -119,7 +119,7 @@ def densities(groups: Sequence[Group]) -> list[Grid]:
 
 
 def macs(groups: Sequence[Group]) -> list[Grid]:
-    """Return tables of the layers' effective MACs by method and in the dense network, one table per sparsity."""
+    """Return tables of MACs of each layer's kept weights, by method and in the dense network, one per sparsity."""
     about = "Multiply-adds of the kept weights for one image, means over seeds."
     grids = []
     for sparsity, own in by_sparsity(groups):

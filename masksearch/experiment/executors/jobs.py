@@ -20,7 +20,7 @@ class Job:
 
 
 class JobQueue:
-    """Queue of a sweep's jobs; it gives out a dense network's training if fewer jobs than workers are ready."""
+    """Queue of a sweep's jobs. Dense networks are trained first whenever fewer other jobs than workers are ready."""
 
     def __init__(self, groups: Iterable[Group], workers: int) -> None:
         self._workers = workers

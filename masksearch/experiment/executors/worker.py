@@ -37,7 +37,7 @@ _LOG = "log.txt"  # everything that a worker printed while it ran a cell or trai
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker process needs to start: some settings, the number of CPU threads, and the sweep's folder."""
+    """What a worker process of a sweep needs to start: device, plugins (RunSettings), CPU threads, sweep's folder."""
 
     run: RunSettings
     threads: int

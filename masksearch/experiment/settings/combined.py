@@ -1,4 +1,4 @@
-"""Settings of a sweep: typed dataclasses that check their values; the flags of the command line are made from them."""
+"""All settings of a sweep, combined from their groups: dataclasses that check values, and that flags are made from."""
 
 import dataclasses
 import math
@@ -68,10 +68,10 @@ class RunSettings:
     """Folder in which every sweep has a folder, or a URL of object storage, such as s3://bucket/runs.
     With a URL, a sweep works on a copy in a local folder (cache); S3 needs pip install 'masksearch[storage]'."""
     cache: str = "~/.cache/masksearch"
-    """Folder, on each machine, for local copies of runs if that is a URL; ~ and $VARIABLES are replaced."""
+    """Folder, on each machine, for local copies of sweeps' folders, if runs is a URL; ~ and $VARIABLES are replaced."""
     upload_seconds: float = 60.0
     """Seconds between two uploads of a checkpoint to object storage, if runs is a URL.
-    If a machine is lost, so is at most the work since its last upload."""
+    A machine that fails loses at most the work since its last upload."""
     data_root: str = "data"
     """Folder that holds the data sets."""
     download: bool = False
@@ -90,7 +90,7 @@ class RunSettings:
     networks without convolutions and below 1,000,000 parameters, as many processes as PyTorch has threads, unless
     threads is given."""
     gpus_per_cell: float = 0.0
-    """GPUs that Ray reserves for each run of the sweep (one method, sparsity and seed), such as 0.25."""
+    """GPUs that Ray reserves for each run of the sweep (one method, sparsity and seed), such as 0.25; 0: none."""
     memory_per_cell: float = 0.0
     """GiB of memory that Ray reserves for each run of the sweep (one method, sparsity and seed); 0 reserves none."""
     deterministic: bool = False
@@ -164,7 +164,7 @@ class Settings:
 
     @property
     def hold(self) -> Hold:
-        """Quantity (such as MACs) of which densities are shares: the one with an upper bound, or else the setting."""
+        """Quantity that densities are shares of: the one with an upper bound, as MACs, else the setting ``hold``."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold

@@ -38,7 +38,7 @@ class ScheduleSettings:
     """Learning rates to compare in retraining.
     For each method and sparsity, the rate with the best validation accuracy is chosen."""
     retrain_warmup: float | None = None
-    """Epochs of learning rate warm-up at the start of retraining; if not given, the number in warmup."""
+    """Epochs of learning rate warm-up at the start of retraining; if not given, as in the dense training."""
     retrain_distill: tuple[float, ...] = ()
     """Weights of the distillation loss to compare in retraining, each with all methods; 0 means no distillation.
     If not given, the setting train.distill."""
@@ -54,9 +54,10 @@ class ScheduleSettings:
     weights and update none. find_at is then "end", and rewind_to "none", unless they are given."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain in addition to each masked network: shuffle, reinit or repair.
-    "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes weights orthonormal."""
+    "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes kept weights
+    as orthonormal as the mask allows."""
     early_bird_threshold: float | None = None
-    """For schedule = "early_bird": the mask is taken once the masks of five epochs differ by at most this.
+    """For schedule = "early_bird": a mask is taken once it differs from those of the 4 epochs before by at most this.
     The difference is a share of the units. If not given, 0.1."""
     early_bird_relative: bool = False
     """For schedule = "early_bird": divide the distance of masks by that of random masks of the same density.

@@ -38,7 +38,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Parse the text of a criterion's mask: its name, when in the dense training it ranks weights, and its scope.
+        """Parse the text of a criterion, such as ``magnitude@3ep:erk``: name, moment of the ranked weights, and scope.
 
         ``magnitude@3ep:erk`` ranks after 3 epochs and has the scope ERK; ``magnitude@gradual:2ep`` ranks by gradual
         pruning over 2 epochs.
@@ -71,7 +71,8 @@ class ScoringSettings:
 
     seconds: float | None = None
     """Time limit of each search in seconds; the search also ends when its budget is used up.
-    The time includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
+    If not given, there is no limit. The time includes gradual pruning, proposing and scoring. With a limit, results
+    depend on the speed of the machine."""
     search_examples: int | None = None
     """Number of validation examples on which searches score masks.
     If not given, 2,000 or half of the validation examples, whichever is less."""
@@ -104,7 +105,7 @@ class ScoringSettings:
     calibration_examples: int = 1024
     """Number of training examples for least-squares repair: with reconstruct or with objective = "reconstructed"."""
     channel_swaps: int = 0
-    """Swaps per layer of the search for an order of channels that suits 2:4 masks; 0 keeps the order.
+    """Number of channel swaps per layer to try, for an order of channels that suits 2:4 masks; 0 keeps the order.
     The outputs of the dense network do not change. With granularity = "nm" and reconstruct = "blockwise" only."""
 
     def __post_init__(self) -> None:
@@ -146,7 +147,8 @@ class SearchSettings:
     """Learning rate of the training that scores a mask, with objective = "short_training" or "training_loss".
     If not given, the rate of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
-    """Number of a search's best masks (1 to 5) to score again, on validation examples that the search did not use."""
+    """Number of a search's best masks (1 to 5) to score again, on validation examples that the search did not use.
+    With 1, the best mask is scored again only if other masks are compared with it: see finalists and rescore_by."""
     rescore_by: str | None = None
     """Objective by which a search's best masks are scored again; if not given, the objective of the search.
     The masks of warm_start and finalists are then scored too."""

@@ -93,8 +93,8 @@ class SweepSettings:
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
     """Number of scorings of each search: how many masks it scores.
-    With another number, searches begin anew: a search that a larger budget continues, as in ms.search(folder=...),
-    differs from one search of the larger budget."""
+    A sweep with another number searches from the beginning. ms.search(folder=...) continues a search with a larger
+    budget, but its result differs from that of one search with the larger budget."""
     objective: str = "calibrated_loss"
     """Score that a search maximises: a name in --list."""
     find_at: tuple[str, ...] = ()

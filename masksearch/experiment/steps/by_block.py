@@ -18,7 +18,7 @@ __all__ = ["pruned_by_block", "with_channel_order"]
 
 
 def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tuple[Mask, Weights]:
-    """Prune a network block after block at a mask's densities; return the new mask, and the weights on the CPU.
+    """Prune ``model`` block after block at the layer densities of ``found``; return new mask, and weights on the CPU.
 
     The cell's criterion says how weights are chosen; the densities of all other methods are for SparseGPT.
 
@@ -44,9 +44,9 @@ def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tupl
 
 
 def with_channel_order(context: CellContext, moment: str) -> CellContext:
-    """Return the context with the dense weights of a moment in an order of channels that suits N:M masks.
+    """Return the context with the dense network's channels in an order that suits N:M masks; outputs do not change.
 
-    The outputs of the dense network are the same. These weights stand for the best ones by validation, too.
+    The weights of ``moment`` are reordered, and also replace the best ones by validation.
     """
     space = context.space
     assert isinstance(space, NMSpace), "settings with channel_swaps have N:M masks"

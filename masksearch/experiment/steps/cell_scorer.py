@@ -64,6 +64,6 @@ def cell_scorer(
 
 
 def scored_network(context: CellContext, model: nn.Module) -> nn.Module:
-    """Return ``model``, or a copy with each weight replaced by its sign times the standard deviation of its layer."""
+    """Return ``model``; with weights = "signed_constant", a copy with the signs of weights times their layer's std."""
     constant = context.settings.scoring.weights == "signed_constant"
     return signed_constants(model, context.space) if constant else model

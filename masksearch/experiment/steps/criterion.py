@@ -84,7 +84,7 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return an estimator, for any mask, of the output error of ``model`` after pruning and least-squares repair."""
+    """Return an estimator of energy: the output error of ``model`` under a mask, after least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 

@@ -50,7 +50,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskSearch:
-    """Search for a mask of the weights of ``model``, within the alive units; an unfinished one in ``folder`` continues.
+    """Search for a mask of ``model`` by the run's searcher; an unfinished search in ``folder`` is continued.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class MaskSearch:
     later: bool
 
     def run(self, amount: Amount, alive: Mask | None) -> MaskResult:
-        """Search a mask of some amount; ``alive`` are the units that earlier rounds have kept, None for all units."""
+        """Search and return a mask of the density in ``amount`` among the units of ``alive`` (None: all units)."""
         cell = self.context.cell
         self.callback.search_begins(cell)
         inputs = SearchInputs(self.context, self.model, amount, alive, self.folder, self.callback)
@@ -200,7 +200,7 @@ def _best_masks(history: History) -> list[Mask]:
 
 
 def front_folder(cell: Cell) -> Path:
-    """Return the folder, in ``runs/fronts``, of a search of a Pareto front; runs with other cost bounds share it."""
+    """Return the folder of a run's search of a Pareto front, which runs with other cost bounds share."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_{cell.method}_{cell.front}_k{cell.find_at}_seed{cell.seed}"
     name = name.replace("/", "-").replace(":", "-")

@@ -15,7 +15,7 @@ from masksearch.experiment.steps.search_inputs import SearchInputs
 
 @dataclass(frozen=True)
 class Chosen:
-    """The mask with the highest second score, all second scores, and the criterion that the mask is from."""
+    """Result of a second scoring: the best mask, all second scores, and the criterion that made the mask, if any."""
 
     mask: Mask
     scores: Mapping[str, float] = field(default_factory=dict)  # "search 1", ... and criteria -> second score
@@ -31,7 +31,7 @@ def choose_mask(
     *,
     later: bool,
 ) -> Chosen:
-    """Choose between the best masks of a search, best first, and the masks that it is compared with.
+    """Score the best masks of a search, and masks of criteria, a second time; return the best mask and all scores.
 
     Without masks to compare, the choice is the search's best one, and nothing is scored. The second scoring uses
     validation examples that the search has not seen.

@@ -1,1 +1,1 @@
-"""Folders and files of runs."""
+"""Storage of runs: their folders and files, on disk and in object storage."""

@@ -88,7 +88,7 @@ class FolderCopy:
     path: Path
 
     def is_known(self, *, whole: bool = False) -> bool:
-        """Return whether the run is finished here and in the storage and, with ``whole``, has all of its files here."""
+        """Return whether the run is finished on this machine and in storage; ``whole``: and has all its files here."""
         manifest = self._record().manifest
         if manifest is None or not manifest.done or not is_done(self.path):
             return False

@@ -25,7 +25,7 @@ _REPORT = ("report.html", "results.csv", "results.md", "figures/*", "figures/**/
 
 @dataclass(frozen=True)
 class Mirror:
-    """Copier of runs' folders between this machine and a URL in ``runs``; if ``runs`` is no URL, it does nothing.
+    """Copier of folders between this machine and the URL in the setting ``runs``; without a URL it does nothing.
 
     Parameters
     ----------

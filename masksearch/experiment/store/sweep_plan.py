@@ -23,7 +23,7 @@ _REMEDY = "remove this file and run the same command again, which keeps finished
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """Plan of a sweep: settings of its parts, machine, and the folders of its cells and dense networks."""
+    """Plan of a sweep, stored as ``sweep.json``: settings, machine, and the folders of its runs and dense networks."""
 
     settings: list[dict[str, Any]]  # of the parts, for the task of the data
     given: list[dict[str, Any]] | None = None  # settings as the user gave them; None: they are the same
@@ -36,12 +36,12 @@ class SweepPlan:
         write_json(path / "sweep.json", {name: value for name, value in asdict(self).items() if value is not None})
 
     def dense_folders(self, seed: int) -> list[Path]:
-        """Return the folders of the sweep's dense networks of a seed."""
+        """Return the folders of those of the sweep's dense networks that were trained with ``seed``."""
         return [Path(folder) for folder, own in self.dense.items() if own == seed]
 
 
 def read_plan(path: Path) -> SweepPlan:
-    """Return the plan of the sweep in the folder ``path``, with absolute or normalised folders of dense networks.
+    """Return the SweepPlan in ``sweep.json`` of the folder ``path``; paths of dense networks are normalised.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def free_name(parts: Sequence[Settings]) -> str:
 
 
 def differing_settings(path: Path, parts: Sequence[Settings]) -> list[str]:
-    """Return the names of settings, as ``search.warm_start``, in which a sweep differs from the one in a folder."""
+    """Return names of settings, as ``search.warm_start``, in which a sweep differs from the one saved in a folder."""
     file = path / "sweep.json"
     saved = _settings(read_json(file, {"settings": list}, _REMEDY))[0]
     found = []
@@ -107,7 +107,7 @@ def _settings(sweep: Mapping[str, Any]) -> list[list[_Groups]]:
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return the settings of a sweep's parts with another name for the sweep."""
+    """Return copies of a sweep's settings in which the sweep is called ``name``."""
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 

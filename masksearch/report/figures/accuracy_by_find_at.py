@@ -24,7 +24,7 @@ _Point = tuple[float, Estimate]
 
 
 def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of the final metric against the epoch at which masks were found; nothing if that is one epoch."""
+    """Yield a figure of test metric against the epoch at which masks were found; nothing if all have the same epoch."""
     points: dict[tuple[str, str], dict[float, list[_Point]]] = {}
     stars: dict[tuple[str, str], list[tuple[float, _Point]]] = {}  # by method and rewinding
     rewinding: dict[tuple[str, str], str] = {}

@@ -64,7 +64,7 @@ def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Return up to ``limit`` (method, label) pairs to show in a small figure; control networks are left out.
+    """Return up to ``limit`` pairs of method and label (text of varied settings) for a small figure, without controls.
 
     The first labels of all methods come before the last label of any.
     """

@@ -1,4 +1,4 @@
-"""Figures of layers: density, kept weights and effective MACs of each layer, by method."""
+"""Figures of layers: density, kept weights, and MACs of the kept weights in each layer, by method."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -19,7 +19,7 @@ _Left = Mapping[str, Mapping[str, float]]
 
 
 def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure that compares methods at one sparsity by each layer's density, kept weights and effective MACs."""
+    """Yield a figure of each layer's density, kept weights, and MACs of kept weights, by method, at one sparsity."""
     if not groups:
         return
     sparsity = one_sparsity(groups)

@@ -57,7 +57,7 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 
 
 class Looks:
-    """Colours of methods and line styles of their labels, the same in all figures of a sweep.
+    """Colours of methods, and line styles of labels (texts of varied settings), equal in all figures of a sweep.
 
     Parameters
     ----------
@@ -91,21 +91,21 @@ class Looks:
         return name_of(method, self._learned[method])
 
     def series_name(self, method: str, label: str) -> str:
-        """Return the name of a line in legends: its method, and its label if the sweep has several labels."""
+        """Return a line's name in legends: its method and, if settings vary in the sweep, its label (their values)."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
     def line(self, label: str, labels: Sequence[str] = ()) -> Look:
-        """Return line style and marker for a label in legends, by its position in ``labels`` (default: all labels)."""
+        """Return line style and marker of a label (text of varied settings), by its place among ``labels``."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
     @property
     def has_line_styles(self) -> bool:
-        """Whether there are enough line styles for all labels of the sweep to look different."""
+        """Whether there are enough line styles to tell apart all labels (texts of varied settings) of the sweep."""
         return len(self.labels) <= len(_LINES)
 
     def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
-        """Return the legend's entries: a colour per method and, if there are several labels, a line style per label."""
+        """Return legend entries: a colour per method and, if settings vary, a line style per label (their values)."""
         chosen = list(labels or self.labels)
         colours = [Line2D([], [], color=self.colour(m), linewidth=3, label=self.name(m)) for m in self.methods]
         look: Look = {"color": "#666666", "markersize": 5}

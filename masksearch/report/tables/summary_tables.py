@@ -86,7 +86,7 @@ def _heads(rows: Sequence[SummaryRow]) -> dict[str, str]:
 
 
 def head_of(column: str, metric: Metric) -> str:
-    """Return the heading of a results table's column; the metric's name replaces ``%`` if it is not the accuracy."""
+    """Return a column's heading in the results table: ``trained %``, or ``trained perplexity`` for that metric."""
     if metric.is_accuracy or column not in _OF_METRIC:
         return column
     return metric.name if column == "accuracy %" else f"{column.removesuffix('%')}{metric.name}"
@@ -128,7 +128,7 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
-    """Return the results table for a terminal ``width`` characters wide, and a table of pruning rounds if several."""
+    """Return the results table for a terminal ``width`` characters wide; below it the rounds, if there are several."""
     heads = _heads(rows)
     table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
     shown = {str(column.header) for column in table.columns}
