@@ -119,7 +119,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find sizes that shrink with attention heads; return channel groups with them, and {layer: reason it has none}.
+    """Find sizes that shrink with attention heads; return ``groups`` with these sizes, and {layer number: failure}.
 
     Parameters
     ----------

@@ -102,7 +102,7 @@ class RemovableSpace(NetworkSpace):
         return self.cost_of(mask.kept_counts, hold) / self.cost_of(self.sizes, hold)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows.
+        """Return whether masks with ``kept[i]`` units in layer i cost no more than ``density`` allows.
 
         ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
         with ``multiple_of``, where masks may keep fewer units.

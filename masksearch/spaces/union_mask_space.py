@@ -255,7 +255,7 @@ class UnionSpace(RemovableSpace):
         return self.filters.costs.of(hold, kept[n:], removed)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows."""
+        """Return whether masks with ``kept[i]`` units in layer i cost no more than ``density`` allows."""
         amount = Amount.of(density, hold=hold)
         one = amount.single("the layers of a union space have none of their own; give one density")
         if amount.hold == "units":
