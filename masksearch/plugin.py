@@ -98,7 +98,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Context manager for a block that begins without the rows of any plugin; at its end, the tables are as before."""
+    """Context manager that unregisters all that plugins registered; at its end, everything is registered as before."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

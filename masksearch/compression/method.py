@@ -1,4 +1,4 @@
-"""The method of a compression: what finds a mask of one network for a wanted size, a criterion or a searcher."""
+"""How ``compress`` finds the mask of a network at a wanted size: by a criterion or by a searcher."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -34,7 +34,7 @@ _NM_SPARSITY = 0.5  # of 2:4 masks
 
 
 def check_start(start: Start) -> None:
-    """Raise an InputError unless ``start`` is a mask or the name of a start."""
+    """Raise an InputError unless ``start``, where a search starts, is a mask, ``"criterion"`` or ``"random"``."""
     if isinstance(start, str):
         choose("start", start, ["criterion", "random"])
     elif not isinstance(start, Mask):
@@ -80,7 +80,7 @@ class CompressionMethod:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return how much masks keep, from the user's sparsity, macs, params or latency, of which exactly one is given.
+        """Return the density that masks must have, from the one target given: sparsity, macs, params or latency.
 
         Also make the space of masks.
         """

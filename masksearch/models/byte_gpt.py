@@ -18,7 +18,7 @@ class _Block(nn.Module):
         self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the hidden states (n, t, width) behind the block."""
+        """Return the hidden states (batch, positions, width) after a transformer block, for those before it."""
         x = self.before_attention(hidden)
         query, key, value = (
             layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -30,7 +30,7 @@ class _Block(nn.Module):
 
 
 class ByteGpt(nn.Module):
-    """GPT on bytes: int64 (n, t) -> logits (n, t, 256) of the next byte at every position, t up to ``length``."""
+    """GPT on bytes: at each position of windows of up to ``length`` bytes, 256 logits of the next byte."""
 
     def __init__(self, width: int, layers: int, length: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ByteGpt(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits (n, t, 256) of the next byte."""
+        """Return logits (batch, positions, 256) of each next byte, for bytes as int64 numbers (batch, positions)."""
         hidden = self.bytes(tokens) + self.places.weight[: tokens.shape[1]]
         for block in self.blocks:
             hidden = block(hidden)

@@ -86,7 +86,10 @@ def _loaded(files: _Files, task: str, classes: int | None, seed: int) -> nn.Modu
 
 
 def folder_digest(folder: str) -> str:
-    """Return a SHA-256 digest of a folder's weights and configuration, 16 hex digits; files are read once per state."""
+    """Return a SHA-256 digest (16 hex digits) of a folder's weights and configuration; without a folder, its name.
+
+    Files that have not changed since the last call are not read again.
+    """
     return _digest(_state(folder)) if weights_folder(folder).is_dir() else folder
 
 

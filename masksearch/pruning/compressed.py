@@ -35,7 +35,7 @@ class Measured:
     def of(
         cls, network: nn.Module, data: Data, inputs: Nested, masks: Mapping[str, Tensor] | None = None
     ) -> "Measured":
-        """Measure a network on its device: metric and loss on the test examples of ``data``, costs on ``inputs``.
+        """Measure a network on its device: metric and loss on test examples, MACs and latency on ``inputs``.
 
         Parameters
         ----------

@@ -89,7 +89,7 @@ class SparseConv1x1(_SparseProduct):
 
 
 class Deployed(NamedTuple):
-    """Result of :func:`sparse`: the network, and times of layers with zero weights as dense and as sparse layers."""
+    """Result of :func:`sparse`: a copy with sparse layers, and the dense and sparse time of each layer with zeros."""
 
     model: nn.Module
     choices: list[Choice]

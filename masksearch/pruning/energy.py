@@ -56,7 +56,9 @@ class LayerProblem:
 
 
 class RepairEnergy(Energy):
-    """Rates filter masks by their energy: the layers' output errors after least-squares repair (:func:`repair_energy`).
+    """Energy of filter masks (lower is better): the layers' output errors after least-squares repair of kept weights.
+
+    Made by :func:`repair_energy`.
 
     Memory: the matrix H (k, k) in float64 for every layer that reads units, k = inputs x kernel size, and as much again
     for every walk.
@@ -80,7 +82,9 @@ class RepairEnergy(Energy):
         return self.start(mask).value
 
     def saliency(self, alive: Mask | None = None) -> Tensor:
-        """Return, as saliency, each filter's position in the order of greedy pruning: float64 (n_units,).
+        """Return each filter's saliency: 0 if greedy pruning removes the filter first, 1 if second, and so on.
+
+        The result is float64 (n_units,).
 
         Units that the mask ``alive`` prunes, if one is given, have -1.
         """
@@ -115,7 +119,7 @@ class RepairState(EnergyState):
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
-        """Return each layer's relative squared output error after repair under the current mask: float64."""
+        """Return each layer's relative squared output error, after repair under the current mask: float64 (layers,)."""
         pairs = zip(self._transforms, self.energy.problems, strict=True)
         return np.array([transform.error * problem.scale for transform, problem in pairs])
 
@@ -127,7 +131,7 @@ class RepairState(EnergyState):
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return each move's change of the energy; a move prunes or restores the units in its row of ``units``."""
+        """Return the change of the energy by each move, float64 (moves,); move i prunes or restores ``units[i]``."""
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)
@@ -184,9 +188,9 @@ class _Transform:
         self.error = max(0.0, self._problem.total - float((target[kept] * self._z[kept]).sum()))
 
     def changes(self, columns: np.ndarray) -> np.ndarray:
-        """Return the changes of a layer's squared error by m moves; each removes or restores n input columns.
+        """Return the change of a layer's squared output error by each move, float64 (moves,).
 
-        ``columns`` is int64 (m, n).
+        Move i removes or restores the input columns ``columns[i]``; ``columns`` is int64 (moves, n).
         """
         block = self._q[columns[:, :, None], columns[:, None, :]]
         sides = self._z[columns]

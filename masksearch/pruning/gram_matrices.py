@@ -68,9 +68,9 @@ class _Sums:
         self.shift: Tensor | None = None
 
     def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
-        """Add a batch to the sums: a layer's inputs in the pruned and the dense network, and shifts of target outputs.
+        """Add a batch to the sums: a layer's inputs in the pruned and dense networks, and changes of target outputs.
 
-        The shapes are (groups, n, k) for inputs and (groups, n, out) for shifts.
+        The shapes are (groups, n, k) for inputs and (groups, n, out) for changes of target outputs.
         """
         rows = F.pad(rows, (0, 1), value=1.0)
         across = rows.transpose(1, 2)
@@ -92,7 +92,7 @@ class _Sums:
 def gram_matrices(
     own: nn.Module, dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
 ) -> dict[str, LayerGrams]:
-    """Return {layer name: Gram matrices of the layer's inputs} from the forward passes of the network ``own``.
+    """Return {layer name: Gram matrices of the layer's inputs}, from forward passes of ``own`` on all ``batches``.
 
     ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network. A layer
     whose outputs are added to a shortcut gets ``shift``: the targets are the dense outputs of the sum.

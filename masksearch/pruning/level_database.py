@@ -56,10 +56,7 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Numbers of kept units at every density level, for every group of layers that are pruned together.
-
-        The shape is (families, levels), int64.
-        """
+        """Numbers of kept units, int64 (groups, levels): per group of layers pruned together, at each density level."""
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
@@ -84,9 +81,9 @@ class LevelDatabase:
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the output error of pruning each group of coupled layers alone to each density level: float64.
+        """Return the output error with only one group of coupled layers pruned, to one level: float64 (groups, levels).
 
-        The shape is (families, levels); a family is a group of coupled layers. The error is 0 at a level of density 1.
+        A family is a group of coupled layers. The error is 0 at a level of density 1.
         The error is the relative squared error after repair of the layers that read the family (ZipLM), summed over
         them, where no other family loses units. Computing it fills the database.
         """

@@ -93,9 +93,10 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return how to correct a layer's target outputs, if pruning changes the residual shortcut added to them.
+        """Return what to add to a layer's target outputs to make up for the pruned network's change of a shortcut.
 
-        The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
+        ``difference`` is the dense network's shortcut minus the pruned network's. It is divided by the scales of the
+        BatchNorm behind the layer.
         """
         if self.norm is None:
             return difference
@@ -156,7 +157,7 @@ def input_sums(
     batches: Iterable[Nested],
     of_rows: Callable[[Tensor], Tensor],
 ) -> dict[str, tuple[Tensor, int]]:
-    """Return {layer name: (sum of ``of_rows(rows)`` over all batches; number of rows)}.
+    """Sum the function ``of_rows`` of each layer's inputs over all batches; return {layer name: (sum, number of rows)}.
 
     ``rows`` are the inputs of a layer in one batch, float64 (groups, n, k).
     """

@@ -1,4 +1,4 @@
-"""Physical pruning: smaller networks from masks of filters and blocks, with equal outputs in eval mode; files."""
+"""Physical pruning by masks of filters or blocks: smaller networks, equal outputs in eval mode, and their files."""
 
 import hashlib
 import json

@@ -82,7 +82,7 @@ def reconstruct(
 
 
 class Reconstruction:
-    """Repairs a network by least squares for many masks in turn; Gram matrices of layer inputs are computed once.
+    """Least-squares repair of one network for many masks in turn; Gram matrices of layer inputs are computed once.
 
     A layer's solution depends on its kept inputs alone, and is cached by them: a mask that changes few layers is
     repaired quickly. Removed outputs are zeroed afterwards.
@@ -303,9 +303,10 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return least-squares weights (rows, k + 1) of rows with the first ``n_patterns`` masks; other rows are 0.
+        """Return a matrix's least-squares weights, (rows, inputs + 1); the last column is the bias.
 
-        Rows with equal masks of kept entries are solved together.
+        Rows with equal masks of kept entries are solved together. If ``n_patterns`` is given, only rows with one of
+        the first ``n_patterns`` masks are solved, and the others are 0.
         """
         new = torch.zeros_like(self.dense)
         for rows, columns in self.problems[:n_patterns]:

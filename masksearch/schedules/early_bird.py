@@ -10,7 +10,7 @@ from masksearch.utils.errors import InputError
 
 
 class EarlyBird:
-    """Detects the epoch of a training after which the pruning mask hardly changes any more (You et al. 2020).
+    """Detector of the epoch of a training after which the pruning mask hardly changes any more (You et al. 2020).
 
     It compares the mask of every epoch with those of the previous epochs. It fires when the newest mask is close to all
     other masks in its memory.

@@ -76,7 +76,7 @@ def batched_product(coupling: Coupling, call: Call) -> None:
 
 
 def count_product(coupling: Coupling, call: Call, macs: int) -> None:
-    """Record the MACs of a product of two activations; they shrink with those of its dimensions that masks prune."""
+    """Record the MACs of a product of two activations; masks that prune a dimension of the result reduce these MACs."""
     _add_product(coupling, coupling.labels(call.outputs[0]), macs)
 
 

@@ -26,7 +26,7 @@ class AxisSplit:
 def next_axes(
     splits: Sequence[AxisSplit], fixed: Iterable[int], classes: np.ndarray, tried: Mapping[int, int]
 ) -> dict[int, int]:
-    """Return which axis of each split of channels, such as (heads, head_dim), to prune in the network's next trace.
+    """Return the axes that masks may prune in the next trace: {number of a split such as (heads, head_dim): axis}.
 
     Parameters
     ----------

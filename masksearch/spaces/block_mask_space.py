@@ -41,7 +41,7 @@ ADDITIONS = ("add", "add_")  # names of operations
 
 @dataclass(frozen=True)
 class Addition:
-    """Where a residual branch is added (x + f(x)): in which module's forward, and as which of its additions."""
+    """Place of the addition x + f(x) of a residual branch: a module, and the addition's number in its forward."""
 
     module: str
     number: int  # of the addition, in the order in which the module's own code runs them
@@ -177,7 +177,7 @@ class BlockSpace(RemovableSpace):
         return torch.stack(sums)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
+        """Return {module name: description, for JSON, of its replacement} for the modules that a mask removes."""
         self.check_mask(mask)
         kept = mask.bits.tolist()
         removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]
@@ -203,7 +203,7 @@ class BlockSpace(RemovableSpace):
     # Costs: every block saves the same, whatever else is removed.
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return how many parameters or MACs per input the removal of each block saves, as an array (n_units,).
+        """Return the parameters or MACs (chosen by ``hold``) that removing each block saves: float64 (n_units,).
 
         ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every block saves 1.
         """
@@ -214,7 +214,7 @@ class BlockSpace(RemovableSpace):
         return {"units": self.n_units, "params": sum(self._graph.sizes.values()), "macs": self._graph.macs}[hold]
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if the blocks that ``kept`` marks remain."""
+        """Return the units, parameters or MACs (chosen by ``hold``) of the network with only the blocks in ``kept``."""
         return self._total(hold) - int(self.unit_costs(hold).numpy()[~kept.astype(bool)].sum())
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:

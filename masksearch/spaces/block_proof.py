@@ -99,7 +99,7 @@ def prove_blocks(
     reasons: dict[str, str] = {}
 
     def settle(group: Sequence[Branch]) -> None:
-        """Find by bisection which parameters of some branches to zero, so that this equals removing the branches."""
+        """Test by bisection, and store per branch, whether removal gives the same outputs as zeroed parameters."""
         if not group:
             return
         for full in (False, True):

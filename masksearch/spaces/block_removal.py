@@ -17,7 +17,7 @@ from masksearch.utils.copies import copy_network
 
 
 class Replacement(TypedDict, total=False):
-    """Description, for JSON, of a module that replaces another: the ``steps`` of a SkippedBlock, or a RemovedBranch."""
+    """Arguments, for JSON, of a module that replaces another: of a SkippedBlock (``steps``) or of a RemovedBranch."""
 
     steps: list[list[str]]
     form: Any

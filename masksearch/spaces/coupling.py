@@ -31,7 +31,7 @@ Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,
 
 
 def filled_labels(labels: Labels, size: int) -> np.ndarray:
-    """Return the labels of ``size`` channels as an array; None, which means that none is removable, becomes FIXED."""
+    """Return the labels of ``size`` channels, int64 (size,): as given, or all -1 (not removable) if they are None."""
     return np.full(size, FIXED) if labels is None else labels
 
 
@@ -45,7 +45,7 @@ class Leaf:
 
 
 class UnitPositions:
-    """Base class of records that say which unit removes each position, such as the positions along a dimension."""
+    """Base class of records of positions, such as channels, and of the mask unit with which each is removed."""
 
     units: np.ndarray  # int64 (positions,), unit number of every position; FIXED: no unit, the position always stays
 
@@ -175,7 +175,7 @@ class Coupling:
         return labels is None or self._fixed_labels.issuperset(labels[labels != FIXED].tolist())
 
     def split(self, owner: str, sizes: Sequence[int], labels: np.ndarray, reason: str) -> list[Labels]:
-        """Split channels into axes, such as heads and head_dim; return labels per axis, None for all but one.
+        """Split channels into axes, such as heads and head_dim; return labels for the axis to prune, None for others.
 
         The axis that gets labels is the last one, or that of the argument ``axes`` of the class. Along the other axes
         all positions stay, so that positions of the labelled axis are coupled over all others.

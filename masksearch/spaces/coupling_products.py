@@ -31,7 +31,7 @@ def matrix_product(coupling: Coupling, call: Call) -> None:
 
 
 def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tuple[Labels, Labels]:
-    """Record that both k of a product (..., n, k) x (..., k, m) lose the same positions; return the labels of n and m.
+    """Record that the factors of (..., n, k) x (..., k, m) lose the same positions of k; return labels of n and of m.
 
     A term vanishes if its weight is zero. Without a weight, one of its two activations must be zero wherever its
     channel is masked; the proof of the space tests that.

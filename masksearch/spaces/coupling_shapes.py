@@ -127,7 +127,7 @@ def _unflatten(
 
 
 def expand(coupling: Coupling, call: Call) -> None:
-    """Coupling rule for ``expand``: each copy of a position is removed with what it is later combined with."""
+    """Coupling rule for ``expand``: a copy is removed with the positions that later operations combine with it."""
     source, result = call.inputs[0], call.result
     new = result.ndim - source.ndim
     labels = [None] * new + coupling.labels(source)
@@ -139,7 +139,7 @@ def expand(coupling: Coupling, call: Call) -> None:
 
 
 def constant_tensor(coupling: Coupling, call: Call) -> None:
-    """Coupling rule for a tensor of equal entries: each position is removed with what it is later combined with."""
+    """Coupling rule for a tensor of equal entries: each is removed with what later operations combine with it."""
     coupling.write(call.result, [coupling.free(size) if size > 1 else None for size in call.result.shape])
 
 

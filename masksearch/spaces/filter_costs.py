@@ -11,7 +11,7 @@ from masksearch.spaces.filter_groups import Groups
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a network, such as a block, costs: parameters and products that masks shrink, and a constant."""
+    """Cost of a part of a network, such as a block: indices of what masks shrink in it, and the constant rest."""
 
     cut: np.ndarray  # indices of its parameters among those that masks shrink, int64
     products: tuple[int, ...]  # indices of its products of activations
@@ -79,7 +79,7 @@ class Costs:
         return Part(cut, tuple(products), constant)
 
     def of(self, hold: str, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
-        """Return the units, parameters or MACs per input of a network whose layers keep ``kept`` units.
+        """Return the units, parameters or MACs (chosen by ``hold``) of a network with ``kept[i]`` units in layer i.
 
         Parameters
         ----------

@@ -198,11 +198,11 @@ class FilterSpace(RemovableSpace):
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
-        """Return how many output channels each layer with removable channels keeps under a mask."""
+        """Return the number of output channels that a mask keeps in each layer with removable channels, as an array."""
         return self.costs.widths(mask.kept_counts)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``."""
+        """Return the units, parameters or MACs (chosen by ``hold``) of a network with ``kept[i]`` units in layer i."""
         return self.costs.of(hold, kept)
 
     @cached_property

@@ -49,7 +49,7 @@ def first_example(example_input: Nested) -> Nested:
 
 
 def refused_example(model: nn.Module, inputs: Nested, error: Exception) -> InputError:
-    """Return the error for a network that fails on its example, of which ``inputs`` are the float64 copy."""
+    """Return the InputError that says why a network fails on the example ``inputs``, which is given in float64."""
     return InputError(
         f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs)} "
         f"({named_first_line(error)}); floating-point inputs are converted to float64 for the proof"

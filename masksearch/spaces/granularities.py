@@ -29,7 +29,7 @@ REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
 
 
 def ranked_units(granularity: str) -> str:
-    """Return the units that criteria rank: single weights for granularity "nm", otherwise those of the granularity."""
+    """Return the granularity of the units that criteria rank: "weight" for the granularity "nm", else the same name."""
     return "weight" if granularity == "nm" else granularity
 
 

@@ -42,7 +42,7 @@ class HeadAxis(UnitPositions):
 
     @property
     def amounts(self) -> set[int]:
-        """Return the sizes that shrink if heads are pruned: products of neighbouring axes, the head axis among them."""
+        """Return sizes that shrink if heads are pruned: products of neighbouring axes that include the heads' axis."""
         amounts: set[int] = set()
         for start in range(len(self.sizes)):
             for stop, amount in enumerate(accumulate(self.sizes[start:], mul), start + 1):
@@ -72,7 +72,7 @@ class ViewSize(UnitPositions):
 
     @property
     def attribute(self) -> str:
-        """Key of the size: ``"view reshape3#1.2"`` for dimension 2 of the second ``reshape`` to 3 dimensions."""
+        """Key of the size, such as ``"view reshape3#1.2"``: dimension 2 of the second ``reshape`` to 3 dimensions."""
         return f"{_VIEW}{self.call}.{self.dim}"
 
 
@@ -119,7 +119,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find sizes that shrink with attention heads; return channel groups with them, and {layer: reason it has none}.
+    """Find sizes that shrink with attention heads; return ``groups`` with these sizes, and {layer number: failure}.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ class States(tuple[Tensor, ...]):
 
 
 def cells(module: nn.RNNBase) -> list[tuple[bool, list[Tensor]]]:
-    """Return (whether it runs backwards, its parameters) for each layer and direction of a recurrent module."""
+    """Return a pair for each layer and direction of a recurrent module: whether it is backwards, and its parameters."""
     result = []
     for layer, backwards in product(range(module.num_layers), (False, True)[: 1 + module.bidirectional]):
         suffix = f"l{layer}_reverse" if backwards else f"l{layer}"

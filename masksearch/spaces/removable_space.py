@@ -36,7 +36,7 @@ class RemovableSpace(NetworkSpace):
         """
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
+        """Return {module name: description, for JSON, of its replacement} for the modules that a mask removes."""
         return {}
 
     def shapes_left(self, mask: Mask) -> dict[str, tuple[int, ...]]:
@@ -65,7 +65,7 @@ class RemovableSpace(NetworkSpace):
 
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``."""
+        """Return the units, parameters or MACs (chosen by ``hold``) of a network with ``kept[i]`` units in layer i."""
 
     @property
     def least_kept(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class RemovableSpace(NetworkSpace):
         return self.needed * (1 if self.limits is None else self.limits.lowest)
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return how many units, parameters or MACs per input the removal of each single unit saves."""
+        """Return the parameters or MACs (chosen by ``hold``) that removing each unit saves: float64 (n_units,)."""
         choose("hold", hold, list(get_args(Hold)))
         full = self.cost_of(self.sizes, hold)
         saved = [full - self.cost_of(self._without_one(place), hold) for place in range(len(self.layers))]
@@ -97,12 +97,12 @@ class RemovableSpace(NetworkSpace):
         return self.cost_of(mask.kept_counts, "macs")
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
+        """Return the share of the full network's units, parameters or MACs (chosen by ``hold``) that a mask keeps."""
         choose("cost", hold, list(get_args(Hold)))
         return self.cost_of(mask.kept_counts, hold) / self.cost_of(self.sizes, hold)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows.
+        """Return whether masks with ``kept[i]`` units in layer i cost no more than ``density`` allows.
 
         ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
         with ``multiple_of``, where masks may keep fewer units.

@@ -39,7 +39,7 @@ class SizeAttribute(UnitPositions):
 
 
 def note_sizes(coupling: Coupling, call: Call) -> None:
-    """Record attributes of modules whose value equals a size in an operation's results, which may come from it."""
+    """Record the modules' attributes that equal a size of an operation's result: the size may come from them."""
     if call.name not in _SIZED:
         return
     numbers = [(name, *found) for name, module in call.running for found in _numbers(module)]

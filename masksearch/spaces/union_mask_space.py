@@ -212,7 +212,7 @@ class UnionSpace(RemovableSpace):
         return super().restored(mask, self.filters.restored(self.cut_mask(mask), state))
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return, as {module: description for JSON}, the modules to put in place of those that a mask removes."""
+        """Return {module name: description, for JSON, of its replacement} for the modules that a mask removes."""
         return self.blocks.replacements(self.part_masks(mask)[0])
 
     def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
@@ -243,7 +243,7 @@ class UnionSpace(RemovableSpace):
         ]
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the units, parameters or MACs of a network whose layers keep the numbers of units in ``kept``.
+        """Return the units, parameters or MACs (chosen by ``hold``) of a network with ``kept[i]`` units in layer i.
 
         Units of layers in removed blocks don't count.
         """
@@ -255,7 +255,7 @@ class UnionSpace(RemovableSpace):
         return self.filters.costs.of(hold, kept[n:], removed)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer cost no more than the density in ``amount`` allows."""
+        """Return whether masks with ``kept[i]`` units in layer i cost no more than ``density`` allows."""
         amount = Amount.of(density, hold=hold)
         one = amount.single("the layers of a union space have none of their own; give one density")
         if amount.hold == "units":
@@ -328,7 +328,10 @@ class _Ranking:
         return np.where(self.limits.alive(kept), kept, 0)
 
     def prefix(self, n: int) -> np.ndarray:
-        """Return the kept units per layer after the first n steps of a ranking of all units; fewer never cost more."""
+        """Return the kept units per layer after the first n steps of a ranking; each step adds units of one layer.
+
+        Fewer steps never cost more.
+        """
         taken = np.bincount(self.steps[:n], minlength=len(self.units))
         return self._with(self.least(taken[: self.n_blocks]), taken)
 
@@ -338,7 +341,7 @@ class _Ranking:
         return self.limits.higher(kept, taken)
 
     def filled(self, blocks: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-        """Return kept units per layer after taking a ranking's steps in order; a layer stops where one doesn't fit.
+        """Return kept units per layer after a ranking's steps; a step that doesn't fit ends the steps of its layer.
 
         ``blocks`` stay as they are.
         """

@@ -73,7 +73,7 @@ class ColumnOrder:
         self.kept[groups] = top.sum(1)
 
     def gains(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return, for each pair of columns, how much more importance N:M pruning keeps after the two are swapped."""
+        """Return how much more importance N:M pruning keeps after swapping columns left[i] and right[i], for each i."""
         one, other = self.values[self.order[left]], self.values[self.order[right]]
         after = self._base[left] + np.maximum(self._rival[left], other).sum(1)
         after += self._base[right] + np.maximum(self._rival[right], one).sum(1)

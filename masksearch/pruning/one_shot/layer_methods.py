@@ -76,7 +76,7 @@ def wanda(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
 
 
 def wanda_ranks(values: Tensor) -> Tensor:
-    """Return each entry's rank within its row of ``values``, scaled to [0, 1): float64, in the shape of ``values``.
+    """Return each entry's rank in its row of ``values``, smallest first, scaled to [0, 1): float64, of the same shape.
 
     The ranking by these numbers keeps as many inputs of every output, to within one. Between entries of equal rank in
     different rows, the larger value is first.

@@ -212,7 +212,7 @@ def outlier_densities(
 
 
 def block_weights(model: nn.Module, examples: Nested, pattern: tuple[int, int] | None = None) -> WeightSpace:
-    """Return the space of the weights that :func:`one_shot` prunes by default: of layers inside the network's blocks.
+    """Return the default mask space of :func:`one_shot`: a bit per weight of the layers in the network's blocks.
 
     ``examples`` are inputs of the network; with ``pattern`` (n, m), masks keep n of every m consecutive inputs.
 
