@@ -40,7 +40,7 @@ class Streamed(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """Text by which the user identifies the data, so that changed data are noticed; None: they are not."""
+        """The user's text that identifies the data, so that changed data are noticed; None: changes aren't noticed."""
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -39,7 +39,7 @@ class MaskSchedule(Protocol):
 
 
 def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the parameters of a network that ``masks``, {parameter name: bool tensor of its shape}, mask.
+    """Return the parameters that have a mask in ``masks``, {parameter name: bool tensor of its shape}, in this order.
 
     Raises
     ------
@@ -87,7 +87,7 @@ class Masking:
 
     @torch.no_grad()
     def mask(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the pruned entries of other tensors in place, such as averaged weights, given by parameter name."""
+        """Zero pruned entries in place in {parameter name: tensor}, such as a network's averaged weights."""
         if self._names:
             torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
 

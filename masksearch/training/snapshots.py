@@ -9,7 +9,7 @@ from masksearch.utils.errors import InputError
 
 
 class SnapshotMoments:
-    """Recorder that copies a network's weights at given points of a training, to ``Training.snapshots``.
+    """Recorder that copies a network's weights into ``Training.snapshots`` at given points of the training.
 
     Parameters
     ----------
