@@ -80,7 +80,7 @@ def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Ta
 
 
 def n_classes(targets: Mapping[str, Any], task: Task, classes: int | None) -> int | None:
-    """Return a classification task's number of classes, after a check of all targets; for other tasks, ``classes``."""
+    """Return the number of classes in a classification task's targets; for other tasks, ``classes`` unchanged."""
     if task.classifies:
         return preparation.check_classes(targets, classes)
     return classes
