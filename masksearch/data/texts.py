@@ -107,8 +107,8 @@ def _windows(folder: Path, paths: Iterable[Path], length: int | None, tokenizer:
     for part in ("train", "test"):
         if part not in windows:
             raise InputError(
-                f"{folder}: {len(parts.get(part, ()))} files for {part}, without {length} bytes or tokens; give more "
-                "text, or divide it into folders train, val and test"
+                f"{folder}: the {len(parts.get(part, ()))} files for {part} have fewer than {length} bytes or tokens; "
+                "give more text, a smaller text_length, or folders train, val and test"
             )
     return RawTexts(
         (windows["train"], None), (windows["test"], None), (windows["val"], None) if "val" in windows else None

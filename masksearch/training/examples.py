@@ -100,7 +100,7 @@ def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
         )
     if getattr(split, "resident", hasattr(split, "inputs")):
         if not tensors_of(split.inputs):
-            raise InputError(f"{name}: inputs without a tensor; at least one is needed")
+            raise InputError(f"{name}: its inputs hold no tensor; at least one is needed")
         targets = split.targets
         if isinstance(targets, Tensor) and targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
             targets = targets.long()

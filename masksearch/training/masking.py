@@ -49,7 +49,7 @@ def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Ten
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, keep in masks.items():
         if name not in parameters:
-            raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}")
+            raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}; give names of its parameters")
         if keep.dtype != torch.bool or keep.shape != parameters[name].shape:
             raise InputError(
                 f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; {type(model).__name__} needs torch.bool "

@@ -58,7 +58,7 @@ class TrainingRequest:
         if not 0 <= self.begin <= self.until:
             raise InputError(f"begin: {self.begin}; allowed is 0 to {self.until}, the epoch at which the training ends")
         if self.remask is not None and self.masks is not None:
-            raise InputError("remask: has masks of its own; leave masks out")
+            raise InputError("masks: given beside remask, which has its own masks; leave masks out")
         if settings.lr_schedule == "plateau" and self.val is None:
             raise InputError("lr_schedule: plateau needs the validation loss; pass val, or another schedule")
         if settings.label_smoothing and self.loss is not None:

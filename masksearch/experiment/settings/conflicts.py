@@ -75,7 +75,7 @@ def _of_moments(settings: Settings) -> Iterator[str]:
                 yield f"find_at or rewind_to: {moment}; with train_fn there are only the moments 0 and end"
     if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
         moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
-        yield f"find_at: {moments}; {names} has a moment of its own, so leave find_at out"
+        yield f"find_at: {moments}; {names} decides when masks are found: leave find_at out"
 
 
 def _of_granularity(settings: Settings) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _of_caps(settings: Settings) -> Iterator[str]:
     for name in _methods(settings):
         if name not in fronts:
             if capped == "latency":
-                yield f"{flag}: {name} has no latency bounds; {' '.join(fronts)} can"
+                yield f"{flag}: {name} can't bound the latency; {' '.join(fronts)} can"
             continue
         if _has_rounds(settings):
             yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
@@ -143,7 +143,7 @@ def _of_connected(settings: Settings) -> Iterator[str]:
     if not settings.scoring.connected:
         return
     if settings.sweep.granularity in REMOVED:
-        yield f"connected: of {UNITS[settings.sweep.granularity]}, each has a path already; granularity must be weight"
+        yield f"connected: it is for weights, not for {UNITS[settings.sweep.granularity]}; granularity must be weight"
     if settings.sweep.granularity == "nm":
         yield "connected: it replaces weights anywhere, which breaks 2:4 patterns; granularity must be weight"
     ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
@@ -154,7 +154,7 @@ def _of_connected(settings: Settings) -> Iterator[str]:
             yield f"connected: {name} searches connected masks in one round only: give {_ONE_ROUND}"
     if any(SCHEDULES[name].changes for name in settings.schedules.schedule):
         names = " ".join(settings.schedules.schedule)
-        yield f"connected: not with {names}, where masks change in training: give another schedule"
+        yield f"connected: masks of {names} change during training, and may disconnect: give another schedule"
 
 
 def _of_objectives(settings: Settings) -> Iterator[str]:
@@ -201,7 +201,7 @@ def _of_optuna(settings: Settings) -> Iterator[str]:
     own, capped = settings.optuna, settings.sweep.capped
     named = [name for name in _methods(settings) if name in SEARCHERS and SEARCHERS[name]().settings_group == "optuna"]
     if own.study is not None and capped is not None:
-        yield f"optuna.study: {own.study!r}; the front of max_{capped} is searched once, for all sweeps"
+        yield f"optuna.study: {own.study!r}; with max_{capped} a study can't be shared: leave study out"
     if own.study is not None and named and _has_rounds(settings):
         yield (
             f"optuna.study: {own.study!r}; in rounds, {named[0]} searches what earlier rounds kept, which differs "
@@ -243,7 +243,7 @@ def _of_blockwise(settings: Settings) -> Iterator[str]:
         yield f"channel_swaps: {swaps}; it is for 2:4 masks: give granularity nm and reconstruct blockwise"
     for name in _methods(settings) if swaps else ():
         if name not in CRITERIA or CRITERIA[name].needs_initial:
-            yield f"channel_swaps: {swaps}; {name} reads other weights than those whose channels have a new order"
+            yield f"channel_swaps: {swaps}; {name} can't rank reordered channels: leave channel_swaps out"
     if not blockwise:
         return
     if granularity in REMOVED:
