@@ -123,7 +123,7 @@ class Ranks:
         keys = [f"agree/{number}/{rank}" for rank in range(self.size)]
         self._store.set(keys[self.rank], text)
         if not self._appear(keys, _AGREE) or any(self._store.get(key).decode() != text for key in keys):
-            raise InputError(f"{text}; not on all {self.size} processes of torchrun, so the run ends")
+            raise InputError(f"{text}; the {self.size} processes of torchrun disagree on this, so the run ends")
 
     def close(self) -> None:
         """Close the communication between the ranks (the processes of torchrun)."""

@@ -181,7 +181,7 @@ WRONG = {
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
     "scorers: 0; at least 1": {"scorers": 0},
     "scorers: 4 with proposals 2; masks of one step": {"scorers": 4, "proposals": 2},
-    "scorers: 2 with executor processes:2, whose": {"scorers": 2, "proposals": 2, "executor": "processes:2"},
+    "scorers: 2 with executor processes:2, which": {"scorers": 2, "proposals": 2, "executor": "processes:2"},
     "training_steps: 0; at least 1": {"training_steps": 0},
     "training_lr: 0.0; a finite number": {"training_lr": 0.0},
     "rescore: 6; 1 to 5": {"rescore": 6},
@@ -194,7 +194,7 @@ WRONG = {
     "saliencies, warm_start or finalists: taylor ranks filter and block and union units only": {
         "finalists": ["taylor"]
     },
-    "finalists: filter_l1; with max_macs, masks are chosen from a front": {
+    "finalists: filter_l1; with max_macs, masks come from a Pareto front": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
         "max_macs": [0.4],

@@ -81,7 +81,7 @@ def _of_moments(settings: Settings) -> Iterator[str]:
 def _of_granularity(settings: Settings) -> Iterator[str]:
     granularity, scoring = settings.sweep.granularity, settings.scoring
     if scoring.layers != "all" and granularity in REMOVED:
-        yield f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is {granularity}"
+        yield f"layers: {scoring.layers}; it chooses layers of weight masks, not of {granularity} masks: leave it out"
     if scoring.hold != "units" and granularity not in REMOVED:
         yield f"hold: {scoring.hold}; all weights cost the same, so weight masks hold units: leave hold out"
     for name, objective in _objectives(settings).items():
@@ -91,7 +91,8 @@ def _of_granularity(settings: Settings) -> Iterator[str]:
         allowed = CRITERIA[source.name].granularities
         if ranked_units(granularity) not in allowed:
             yield (
-                f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is {granularity}"
+                f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is "
+                f"{granularity}: give another criterion"
             )
 
 
@@ -132,9 +133,9 @@ def _of_caps(settings: Settings) -> Iterator[str]:
                 yield f"{flag}: {name} can't bound the latency; {' '.join(fronts)} can"
             continue
         if _has_rounds(settings):
-            yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
+            yield f"{flag}: {name} searches a Pareto front in one round only: give {_ONE_ROUND}"
         if search.finalists:
-            yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front"
+            yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks come from a Pareto front: leave it out"
         if search.warm_start not in (None, USUAL_START):
             yield f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
 
@@ -161,10 +162,10 @@ def _of_objectives(settings: Settings) -> Iterator[str]:
     objective, search = settings.sweep.objective, settings.search
     training = [name for name in _objectives(settings).values() if OBJECTIVES[name].of_training is not None]
     if settings.scoring.weights != "own" and training:
-        yield f"weights: {settings.scoring.weights}; {training[0]} trains the masked networks' own weights"
+        yield f"weights: {settings.scoring.weights}; {training[0]} trains the masked networks' own weights: give own"
     if search.training_lr is not None and not training:
         able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
-        yield f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}"
+        yield f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}: leave it out"
     same = (search.rescore_by or objective) == objective
     longer = OBJECTIVES[objective].of_training is not None and search.rescore_steps is not None
     if OBJECTIVES[objective].images == 0 and search.rescores and same and not longer:
@@ -182,7 +183,7 @@ def _of_scorers(settings: Settings) -> Iterator[str]:
             f"time, so give {search.scorers} proposals or more, or scorer_order as_finished"
         )
     if search.scorers > 1 and executor.startswith("processes"):
-        yield f"scorers: {search.scorers} with executor {executor}, whose processes can't start others: give inline"
+        yield f"scorers: {search.scorers} with executor {executor}, which can't start others: give executor inline"
 
 
 def _of_gradual(settings: Settings) -> Iterator[str]:
@@ -217,7 +218,7 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
     asked, trained, repair = settings.schedules.retrain_epochs, settings.train.epochs, settings.schedules.reconstruct
     for moment in settings.schedules.rewind_to if repair != "off" else ():
         if moment == "random" or str(parse_rewind(moment)) == "0":
-            yield f"reconstruct: {repair}; it repairs trained weights, and rewind_to is {moment}: give none, lr or end"
+            yield f"reconstruct: {repair}; it repairs trained weights, not rewind_to {moment}: give none, lr or end"
     for name in settings.schedules.schedule:
         row = SCHEDULES[name]
         if row.changes in ("set", "rigl") and granularity in REMOVED:
