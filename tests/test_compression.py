@@ -216,7 +216,7 @@ def test_two_of_four_weights_are_kept(residual, method):
         ({"granularity": "union", "macs": 0.5, "method": "block_cosine"}, "ranks block units, not union"),
         (
             {"granularity": "block", "macs": 0.5, "repair": True},
-            "repair: it solves layers that lose weights or filters",
+            "repair: True; it is for weights and filters",
         ),
         ({"granularity": "parts", "macs": 0.5}, "granularity 'parts'"),
     ],

@@ -53,7 +53,9 @@ def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence
     """
     spent, values = np.asarray(costs, dtype=float), np.asarray(scores, dtype=float)
     if spent.shape != values.shape or (np.diff(spent) < 0).any():
-        raise InputError(f"costs: {spent.shape} for {values.shape} scores; as many are needed, and they may not fall")
+        raise InputError(
+            f"costs: shape {spent.shape} for scores of shape {values.shape}; give one cost per score, in rising order"
+        )
     best = np.fmax.accumulate(np.append(np.nan, values))
     return best[np.searchsorted(spent, np.asarray(looks, dtype=float), side="right")]
 

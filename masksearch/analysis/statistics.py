@@ -100,7 +100,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     """
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.shape != other.shape or one.ndim != 1 or not len(one):
-        raise InputError(f"pairs: {one.shape} and {other.shape} measurements; as many of each are needed, at least one")
+        raise InputError(f"pairs: shapes {one.shape} and {other.shape}; give two sequences of equal length, at least 1")
     differences = np.round(one - other, 12)
     p = math.nan if np.isnan(differences).any() else 1.0  # 1 where there is nothing to rank
     if p == 1.0 and differences.any():
@@ -173,5 +173,5 @@ def ranks(scores: np.ndarray) -> Ranks:
 def _blocks(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 2 or not scores.size or np.isnan(scores).any():
-        raise InputError(f"scores: {scores.shape}, or NaN in it; blocks x methods are needed, all of them numbers")
+        raise InputError(f"scores: shape {scores.shape}; a table (blocks, methods) is needed, without NaN")
     return scores

@@ -95,13 +95,13 @@ def show(args: Sequence[str], console: Console) -> None:
     given = read_arguments(Show, args, "masksearch show")
     load_plugins(given.plugin)
     if len(given.folder) != 1:
-        raise InputError("show: takes one folder, as runs/sweep")
+        raise InputError(f"show: {' '.join(given.folder) or 'no folder'}; give one folder, such as runs/sweep")
     folder = local_copy(given.folder[0])
     is_sweep = (folder / "sweep.json").exists()
     if is_sweep:
         result = read_sweep(folder)
         if not result.cells and not result.dense:
-            raise InputError(f"{folder}: no cell is finished yet")
+            raise InputError(f"{folder}: no result is finished yet; wait, or run the sweep again")
         if given.report:
             draw_report(result, (), console)
         print_result(result, console)
@@ -125,7 +125,7 @@ def analyse(args: Sequence[str], console: Console) -> None:
     given = read_arguments(Analyse, args, "masksearch analyse")
     load_plugins(given.plugin)
     if not given.runs:
-        raise InputError("analyse: takes one or more runs, as runs/sweep")
+        raise InputError("analyse: no run is given; give one or more, such as runs/sweep")
     out = one(given.out, "--out")
     what, measures = given.what or ANALYSES, given.measure or tuple(SIMILARITIES)
     for name in what:
@@ -225,7 +225,7 @@ def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing
 def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:
     """The result with only the cells of the given sparsities; with all cells if none is given."""
     if not result.cells:
-        raise InputError(f"{result.path}: no cell is finished yet")
+        raise InputError(f"{result.path}: no result is finished yet; wait, or run the sweep again")
     known = sorted({cell.sparsity for cell in result.cells})
     wanted = {_number(text, known) for text in sparsities} or set(known)
     places = [place for place, cell in enumerate(result.cells) if cell.sparsity in wanted]

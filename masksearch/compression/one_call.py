@@ -121,7 +121,9 @@ def compress(
         finder = CompressionMethod(dense, data, method, granularity, budget, objective, seed, bars)
         amount = finder.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         if repair and finder.space.granularity in ("block", "union"):
-            raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
+            raise InputError(
+                "repair: True; it is for weights and filters, and here whole blocks are removed; give repair=None"
+            )
         bars.begin("measuring the dense network")
         before = Measured.of(dense, data, finder.example, None if isinstance(finder.space, Removable) else {})
         mask, history = finder.find(amount, start)

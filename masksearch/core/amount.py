@@ -215,8 +215,8 @@ class Amount:
         """
         if layout.nested:
             raise InputError(
-                f"scope: {self.scope!r} or a density per layer; whole blocks have neither, so that the layers of a "
-                f"{layout.granularity} space have no fixed densities: give one density with scope 'global'"
+                f"scope: {self.scope!r}, or a density per layer; layers of a {layout.granularity} space can't have "
+                "densities of their own, since whole blocks are removed: give one density with scope 'global'"
             )
         kept = self.count(layout)
         sizes = [layer.size for layer in layout.layers]
@@ -228,7 +228,7 @@ class Amount:
             exact = _capped([layout.erk(layer) * layer.size for layer in layout.layers], sizes, kept)
         else:
             raise InputError(
-                f"scope: {self.scope!r} doesn't fix the layers' densities; layerwise, erk or a density per layer does"
+                f"scope: {self.scope!r} fixes no densities of layers; give 'layerwise', 'erk' or a density per layer"
             )
         quotas = _largest_remainder(exact, sizes, kept)
         if layout.limits is None:

@@ -169,7 +169,9 @@ class History:
             If the front has no such trial.
         """
         if not self._front:
-            raise InputError(f"history: none of its {len(self.trials)} trials has a score and a cost, so has no front")
+            raise InputError(
+                f"history: none of its {len(self.trials)} trials has a score and a cost, so there is no Pareto front"
+            )
         found = [trial for trial in self.front if self._point(trial.number)[1] <= cost]
         if not found:
             least = self._point(self._front[0])[1]

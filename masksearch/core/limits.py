@@ -85,8 +85,8 @@ class Limits:
         kept = self.lowest.copy()
         if not fits(kept):
             raise InputError(
-                f"density: {what} is less than min_units and multiple_of need, {kept.sum()} of {sum(self.sizes)} "
-                "units; give a higher density or smaller limits"
+                f"density: {what} is too low for min_units and multiple_of, with which at least {kept.sum()} of "
+                f"{sum(self.sizes)} units are kept; give a higher density or smaller limits"
             )
         blocks = []
         for layer, (size, step) in enumerate(zip(self.sizes, self.steps, strict=True)):

@@ -257,7 +257,7 @@ class Mask:
         check_type("mask", other, Mask, "a mask")
         if other.space is not self.space and other.space.fingerprint != self.space.fingerprint:
             raise InputError(
-                f"masks of two spaces: {self.space.describe()} and {other.space.describe()}; one space is needed"
+                f"masks of two spaces: {self.space.describe()} and {other.space.describe()}; give masks of one space"
             )
 
     def __eq__(self, other: object) -> bool:
@@ -315,7 +315,7 @@ def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY
         raise InputError(f"{path} has a mask of {has}; uint8 ({length},) is needed for {n} units; {remedy}")
     bits = np.unpackbits(packed).astype(bool)
     if bits[n:].any():
-        raise InputError(f"{path} has a mask with bits behind its {n} units; {remedy}")
+        raise InputError(f"{path} has a mask with bits set after its last unit ({n} units); {remedy}")
     return bits[:n]
 
 

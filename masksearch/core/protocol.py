@@ -306,4 +306,6 @@ def _check_limits(space: MaskSpace, start: Mask | None) -> None:
     if space.limits is None:
         return
     if start is not None and not space.limits.allow(start.kept_counts):
-        raise InputError("start: a mask that breaks min_units or multiple_of of its space; give one made by top_k")
+        raise InputError(
+            "start: the mask breaks min_units or multiple_of of its space; give a mask made by space.top_k"
+        )

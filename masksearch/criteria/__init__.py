@@ -337,7 +337,10 @@ def select(
     """
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
-        raise InputError(f"criterion {name!r}: is for {' and '.join(row.granularities)} masks, not {space.granularity}")
+        raise InputError(
+            f"criterion {name!r}: is for {' and '.join(row.granularities)} masks, not {space.granularity}; "
+            "give another criterion"
+        )
     if density is None and sparsity is None:
         density = _DENSITY if space.fixed_density is None else space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)

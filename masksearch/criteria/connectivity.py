@@ -56,8 +56,9 @@ class Connectivity:
         self._weights = {n: p for n, p in self._network.named_parameters(remove_duplicate=False) if n in names}
         if (n_dead := int(self.dead(space.full()).sum())) > space.n_units / 2:
             raise InputError(
-                f"connectivity: no signal of ones passes through {n_dead} of the {space.n_units} units of the whole "
-                f"{type(model).__name__}; this network's dead units can't be found"
+                f"connectivity: an input of ones doesn't pass through {n_dead} of {space.n_units} units of the dense "
+                f"{type(model).__name__}, so disconnected units can't be found; leave out connectivity (in sweeps, "
+                "connected)"
             )
 
     def dead(self, mask: Mask) -> Tensor:

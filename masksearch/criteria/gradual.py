@@ -123,8 +123,7 @@ def gradual_saliency(
     )
     if training.diverged:
         raise InputError(
-            f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high; "
-            "give a lower one"
+            f"gradual pruning: the loss is NaN; a learning rate of {settings.lr:g} may be too high; give a lower one"
         )
     lifetimes.record(gradual.mask.bits, gradual.mask)
     return lifetimes.values

@@ -28,7 +28,7 @@ def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) 
     count = amount.count(space)
     if count > alive.n_kept:
         raise InputError(
-            f"density: {amount.density} keeps {count} units, and only {alive.n_kept} are alive; give a lower density"
+            f"density: {amount.density} keeps {count} units, and earlier rounds left {alive.n_kept}: give a lower one"
         )
     if amount.fixes_layers and not space.nested:
         before = list(alive.kept_per_layer().values())

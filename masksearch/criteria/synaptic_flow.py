@@ -59,7 +59,9 @@ def synflow(
     gradients = torch.autograd.grad(flow, list(weights.values()), materialize_grads=True)
     saliency = space.unit_sums({n: (g * w).abs() for (n, w), g in zip(weights.items(), gradients, strict=True)}).cpu()
     if not saliency.isfinite().all():
-        raise InputError(f"synflow: the flow through {type(model).__name__} is too large for float64")
+        raise InputError(
+            f"synflow: the flow through {type(model).__name__} is too large for float64; give another criterion"
+        )
     return saliency
 
 
@@ -76,7 +78,7 @@ def flow_of_ones(network: nn.Module, example: Nested, device: torch.device) -> T
 
     outputs = read_output(call_model(network, map_tensors(ones, example)))
     if not isinstance(outputs, Tensor):
-        raise InputError(f"flow of ones: the network returns a {type(outputs).__name__}; a tensor is needed")
+        raise InputError(f"model: returns a {type(outputs).__name__} for an input of ones; a tensor is needed")
     return outputs.sum()
 
 

@@ -71,14 +71,14 @@ class Data:
 
     @property
     def rest(self) -> AnySplit:
-        """Validation examples that are not among those of :attr:`search`, so that no search scores masks on them."""
+        """Validation examples that a search does not score masks on: those that are not in :attr:`search`."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input, such as (channels, height, width) of an image; an error if an input isn't one tensor."""
+        """Shape of one input, such as (channels, height, width); raises an InputError if an input isn't one tensor."""
         inputs = self.example(1)
         if not isinstance(inputs, Tensor):
             raise InputError(f"data {self.name!r}: inputs are {describe(inputs)}, and only one tensor has a shape")

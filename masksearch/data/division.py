@@ -64,7 +64,9 @@ def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Ta
     if val is None:
         n_val = min(MAX_VAL, len(order) // 5)
         if n_val < 2:
-            raise InputError(f"train has {len(order)} examples; a fifth of them is val, which takes at least 10")
+            raise InputError(
+                f"train has {len(order)} examples; at least 10 are needed, of which a fifth become val, or give val"
+            )
         val, order = train[order[:n_val]], order[n_val:]
     else:
         # search is a prefix of val, so that val must not stay sorted by class.
@@ -80,7 +82,7 @@ def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Ta
 
 
 def n_classes(targets: Mapping[str, Any], task: Task, classes: int | None) -> int | None:
-    """Return a classification task's number of classes, after a check of all targets; for other tasks, ``classes``."""
+    """Return the number of classes in a classification task's targets; for other tasks, ``classes`` unchanged."""
     if task.classifies:
         return preparation.check_classes(targets, classes)
     return classes

@@ -94,7 +94,7 @@ class Split:
         targets = None if self.targets is None else as_nested(self.targets, "targets")
         if targets is not None and n_examples(targets) != n_examples(inputs):
             raise InputError(
-                f"targets: {n_examples(targets)} of them for {n_examples(inputs)} inputs; one each is needed"
+                f"targets: {n_examples(targets)} for {n_examples(inputs)} inputs; one target per input is needed"
             )
         if isinstance(targets, Tensor) and targets.dtype in _INTEGERS:
             targets = targets.long()
@@ -170,7 +170,7 @@ def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> 
     for label in split.targets.unique():
         members = (split.targets == label).nonzero().flatten()
         if len(members) < per_class:
-            raise InputError(f"images per class: {per_class}, but class {int(label)} has only {len(members)}")
+            raise InputError(f"examples per class: {per_class}; class {int(label)} has only {len(members)}")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     index = torch.cat(chosen)
     index = index[torch.randperm(len(index), generator=generator)]

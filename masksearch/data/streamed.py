@@ -143,7 +143,7 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def digest(self) -> str:
-        """Return a digest, 16 hex digits, of the split's length, first examples and name, which the user gave."""
+        """Return a digest (16 hex digits) of the split's length, its first examples, and the name given by the user."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
@@ -219,7 +219,7 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def digest(self) -> str:
-        """Return a digest, 16 hex digits, of the split's length, first examples and name, which the user gave."""
+        """Return a digest (16 hex digits) of the split's length, its first examples, and the name given by the user."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:

@@ -35,7 +35,7 @@ class RawTexts:
 
 
 def text_folder(folder: Path, length: int | None = None, tokenizer: str | None = None) -> RawTexts:
-    """Read all files of a folder and its subfolders as text, without hidden ones, and cut them into windows.
+    """Read all files of a folder and its subfolders, except hidden ones, as text; cut it into windows of equal length.
 
     With a subfolder ``train``, the subfolders ``train``, ``test`` and, if it is there, ``val`` are the splits. Without
     it, a hash of a file's path decides: 5 % of the files are for testing, 5 % for validation. Windows are in random
@@ -61,7 +61,7 @@ def text_folder(folder: Path, length: int | None = None, tokenizer: str | None =
 
 
 def standard_library(folder: Path, length: int | None = None, tokenizer: str | None = None) -> RawTexts:
-    """Read the source files of Python's standard library, without its tests, and cut them into windows.
+    """Read the source files of Python's standard library, without its tests, and cut them into windows of equal length.
 
     ``folder`` is not used; the other parameters are those of :func:`text_folder`.
     """
@@ -107,8 +107,8 @@ def _windows(folder: Path, paths: Iterable[Path], length: int | None, tokenizer:
     for part in ("train", "test"):
         if part not in windows:
             raise InputError(
-                f"{folder}: {len(parts.get(part, ()))} files for {part}, without {length} bytes or tokens; give more "
-                "text, or divide it into folders train, val and test"
+                f"{folder}: the {len(parts.get(part, ()))} files for {part} have fewer than {length} bytes or tokens; "
+                "give more text, a smaller text_length, or folders train, val and test"
             )
     return RawTexts(
         (windows["train"], None), (windows["test"], None), (windows["val"], None) if "val" in windows else None

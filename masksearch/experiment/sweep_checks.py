@@ -148,8 +148,8 @@ def _check_control(cell: Cell) -> None:
     """Raise an error for a control of a ticket that continues from weights of earlier rounds: a control has none."""
     if cell.control != "none" and cell.rewind_to in ("none", "lr") and cell.trained_before(cell.rounds):
         raise InputError(
-            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} retrains the weights that its "
-            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or give one round"
+            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} retrains weights of its "
+            f"{cell.rounds} rounds, which a control does not have; rewind to a moment, or give one round"
         )
 
 
@@ -191,8 +191,14 @@ def _check_density(cell: Cell, space: NetworkSpace) -> None:
 def _check_rounds(cell: Cell) -> None:
     """Raise an error for a method that finds no mask within the units that earlier rounds have kept."""
     if cell.rounds > 1 and cell.learns:
-        raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
+        raise InputError(
+            f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round: give rounds 1"
+        )
     if cell.searches and cell.rounds > 1 and cell.settings.sweep.layer_sparsity:
-        raise InputError(f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer")
+        raise InputError(
+            f"rounds: {cell.rounds}; {cell.method} can't hold layer_sparsity in several rounds: give one of them"
+        )
     if cell.searches and cell.rounds > 1 and cell.settings.hold != "units":
-        raise InputError(f"hold: {cell.settings.hold}; in rounds {cell.method} searches densities in units")
+        raise InputError(
+            f"hold: {cell.settings.hold}; in several rounds {cell.method} holds only units: give hold units"
+        )

@@ -248,7 +248,9 @@ def repair_energy(
         examples.
     """
     if not isinstance(space, FilterSpace):
-        raise InputError(f"energy: of filter masks; this is a {space.describe()}; give the space of ms.filter_space")
+        raise InputError(
+            f"energy: it is for filter masks, and this is a {space.describe()}; give a space of ms.filter_space"
+        )
     network = copy_network(unwrapped(model)).eval()
     batches = calibration_batches(examples, device_of(model))
     units = {layer: units for layer in matrix_layers(network, batches[0]) if (units := _units_of(layer, space)).any()}

@@ -93,8 +93,8 @@ def check_equal(dense: Any, sparse: Any, name: str) -> None:
         difference = float((expected.double() - output.double()).abs().max())
         if not difference <= tolerance * max(spread, 1e-12):
             raise InputError(
-                f"model: {name} with sparse layers gives other outputs: {difference:.2g} apart at a standard deviation "
-                f"of {spread:.2g}; at most {tolerance:g} of it is allowed"
+                f"model: {name} with sparse layers gives other outputs: they differ by {difference:.2g}; at most "
+                f"{tolerance:g} of their standard deviation {spread:.2g} is allowed"
             )
 
 

@@ -70,7 +70,7 @@ class LevelDatabase:
         """
         n, last = len(self.space.layers), len(self.densities) - 1
         if len(levels) != n or not all(0 <= level <= last for level in levels):
-            raise InputError(f"levels: {list(levels)}; {n} numbers from 0 to {last} are needed, one per family")
+            raise InputError(f"levels: {list(levels)}; {n} numbers from 0 to {last} are needed, one per layer")
         bits = torch.zeros(self.space.n_units, dtype=torch.bool)
         for layer, order, kept, level in zip(self.space.layers, self._orders, self.kept, levels, strict=True):
             bits[layer.start + order[: int(kept[level])]] = True

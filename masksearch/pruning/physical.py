@@ -95,7 +95,10 @@ def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> 
     _check_space(space, RemovableSpace)
     for name, shape in space.shapes_left(mask).items():
         if name in state and tuple(state[name].shape) != shape:
-            raise InputError(f"state has shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}")
+            raise InputError(
+                f"state: shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}; give the state of a "
+                "network pruned by it"
+            )
     return space.restored(mask, state)
 
 
@@ -118,11 +121,16 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
     expected, replacements = space.shapes_left(mask), space.replacements(mask)
     tensors = named_tensors(small)
     for name in tensors.keys() - expected.keys():
-        raise InputError(f"small: {type(small).__name__} has {name!r}, which this mask removes")
+        raise InputError(
+            f"small: {type(small).__name__} has {name!r}, which this mask removes; give the network pruned by it"
+        )
     for name, shape in expected.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             has = tuple(tensors[name].shape) if name in tensors else "no such tensor"
-            raise InputError(f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}")
+            raise InputError(
+                f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}; give the "
+                "network pruned by it"
+            )
     small = unwrapped(small)
     built, record = built_as(small), record_of(small)
     about = {

@@ -96,7 +96,9 @@ class _ChangingMask(MaskSchedule, ABC):
         saved_state = cast(_State, state)
         for name, value in self._settings.items():
             if (saved := saved_state["settings"].get(name)) != value:
-                raise InputError(f"checkpoint: of masks that change with {name} {saved}, these have {value}")
+                raise InputError(
+                    f"checkpoint: its masks changed with {name} {saved}, and this training has {value}; give the same"
+                )
         self._set(Mask(self.space, saved_state["bits"]))
 
 
@@ -165,7 +167,7 @@ class Gradual(_ChangingMask):
         mask = self._choose(density, self.mask)
         if regrown := int((mask.bits & ~self.mask.bits).sum()):
             raise InputError(
-                f"choose: regrew {regrown} units at density {density:.6g}; it must choose among those alive"
+                f"choose: kept {regrown} pruned units at density {density:.6g}; it must keep units of the given mask"
             )
         self._reached = density
         return mask

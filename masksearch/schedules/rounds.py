@@ -100,7 +100,7 @@ class PruningRounds(Generic[D]):
         """
         if start.alive is not None and (revived := int((mask.bits & ~start.alive.bits).sum())):
             raise InputError(
-                f"round {start.number}: its mask keeps {revived} units that an earlier one has pruned; masks must nest"
+                f"round {start.number}: its mask keeps {revived} units that an earlier round pruned; it must not"
             )
         return draw_ticket(self._build(), self._space, mask, rewound, self._physically)
 

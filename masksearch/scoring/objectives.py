@@ -195,6 +195,8 @@ def objective_row(objective: str | CustomObjective, task: Task, space: NetworkSp
             f"objective: {objective!r} needs a classification, and the task is {task.name!r}; allowed are {fitting}"
         )
     if row.of_filters is not None and not isinstance(space, FilterSpace):
-        raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
+        raise InputError(
+            f"objective: {objective} scores filter masks only, and this is a {space.describe()}; give another objective"
+        )
     is_accuracy = task.classifies and task.metric is CLASSIFICATION.metric
     return OBJECTIVES["accuracy"] if objective == "metric" and is_accuracy else row

@@ -15,7 +15,7 @@ def check_weights(model: nn.Module) -> None:
     """Raise an :class:`InputError` if a parameter of the network is NaN or infinite."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
-            raise InputError(f"weights: {name} has NaN or infinite values")
+            raise InputError(f"weights: {name} has NaN or infinite values; all must be finite")
 
 
 def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
@@ -24,7 +24,7 @@ def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
     Labels are not checked if ``classes`` is None.
     """
     if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in tensors_of(inputs)):
-        raise InputError("inputs to score on: some are NaN or infinite")
+        raise InputError("inputs to score on: some are NaN or infinite; all must be finite")
     if classes is None:
         return
     lowest, highest = int(targets.min()), int(targets.max())
@@ -50,7 +50,7 @@ class Probe:
         self.classes: int | None = None  # number of classes, once check_logits has found it
         for tensor in tensors_of(self.inputs):
             if not len(tensor):
-                raise InputError("examples to score on: there are none")
+                raise InputError("examples to score on: there are none; at least one is needed")
         with torch.no_grad():
             try:
                 self._outputs = call_model(model, self.inputs)

@@ -360,5 +360,5 @@ def _objective(split: Any, objective: str | CustomObjective | None, *, own_loss:
     if objective is None:
         objective = "loss" if own_loss else "accuracy" if split.task.classifies else "metric"
     if own_loss and objective != "loss":
-        raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
+        raise InputError(f"loss: given with objective {objective!r}; give it with objective 'loss' only")
     return objective

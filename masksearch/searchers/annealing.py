@@ -128,7 +128,7 @@ class Annealing(Searcher):
             raise InputError(f"annealing: within {self.within}; a share in [0, 1] is needed")
         if self.densities and self.within:
             raise InputError(
-                f"annealing: within {self.within} with densities, whose moves go between layers; give one of both"
+                f"annealing: within {self.within} with densities, whose moves go between layers; give one of the two"
             )
         if self.chains < 1:
             raise InputError(f"annealing: {self.chains} chains; at least 1 is needed")

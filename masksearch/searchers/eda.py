@@ -65,7 +65,7 @@ class EDA(Searcher):
         check_numbers(self, generation=100_000, elites=100_000)
         if self.generation < 1 or not 1 <= self.elites <= self.generation:
             raise InputError(
-                f"eda: {self.elites} elites of a generation of {self.generation}; 1 to all of it are needed"
+                f"eda: generation {self.generation}, elites {self.elites}; needed are 1 <= elites <= generation"
             )
         if self.rate is not None and not 0 < self.rate <= 1:
             raise InputError(f"eda: rate {self.rate}; a share in (0, 1] is needed")

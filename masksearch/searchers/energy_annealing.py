@@ -103,7 +103,9 @@ class EnergyAnnealing(Searcher):
     def reset(self) -> None:  # noqa: D102
         problem, space = self.problem, self.problem.space
         if space.swap_group:
-            raise InputError(f"energy_annealing: its moves don't fit this {space.describe()}; give another searcher")
+            raise InputError(
+                f"energy_annealing: it can't change masks of this {space.describe()}; give another searcher"
+            )
         energy = self._energy
         self.generator = torch_generator(problem.seed, "energy_annealing", "start")
         start = problem.start
@@ -119,7 +121,7 @@ class EnergyAnnealing(Searcher):
     def _energy(self) -> Energy:
         if self.problem.energy is None:
             raise InputError(
-                "energy: none, and energy_annealing needs that of the problem; give "
+                "energy: none is given, and energy_annealing needs an energy of masks; give "
                 "energy=ms.repair_energy(model, space, inputs) to ms.search"
             )
         return self.problem.energy

@@ -65,7 +65,7 @@ class LayerCoefficients(LevelSearcher):
         if self.first < 1 or self.population < 0 or self.tournament < 1 or not 0 < self.change <= 1:
             raise InputError(
                 f"coefficients: first {self.first}, change {self.change}, population {self.population}, tournament "
-                f"{self.tournament}; at least 1, a share in (0, 1], at least 0 and at least 1 are needed"
+                f"{self.tournament}; needed are first >= 1, change in (0, 1], population >= 0, tournament >= 1"
             )
 
     @classmethod

@@ -58,7 +58,9 @@ class LevelSwitches(LevelSearcher):
         steps = list(zip(self.children, self.shares, strict=False))
         falling = all(a >= b for a, b in zip(self.children, self.children[1:], strict=False))
         if len(self.children) != len(self.shares) or not steps or not falling or min(self.children) < 1:
-            raise InputError(f"children: {self.children} for shares {self.shares}; give one falling number per share")
+            raise InputError(
+                f"children: {self.children} for shares {self.shares}; give one number per share, in falling order"
+            )
         if self.shares[-1] != 1 or not all(0 < share <= 1 for share in self.shares):
             raise InputError(f"shares: {self.shares}; shares in (0, 1] are needed, and the last one must be 1.0")
 

@@ -50,8 +50,8 @@ class WidthRegression(LevelSearcher):
         super().__post_init__()
         if self.candidates < 2 or not self.penalty > 0 or self.prior < 0:
             raise InputError(
-                f"width_regression: candidates {self.candidates}, penalty {self.penalty}, prior {self.prior}; at least "
-                "2, more than 0 and at least 0 are needed"
+                f"width_regression: candidates {self.candidates}, penalty {self.penalty}, prior {self.prior}; needed "
+                "are candidates >= 2, penalty > 0, prior >= 0"
             )
 
     def reset(self) -> None:  # noqa: D102

@@ -102,7 +102,7 @@ class HistoryFile:
         if saved is not None:
             with refusing(self._folder / _CHECKPOINT, folder_remedy(self._folder)):
                 if difference := _difference(saved["identity"], self._identity):
-                    raise InputError(f"{self._folder}: holds another search: {difference}")
+                    raise InputError(f"{self._folder}: holds another search: {difference}; give another folder")
                 before, now = (identity.get(EXAMPLES) for identity in (saved["identity"], self._identity))
                 if None not in (before, now) and before != now:  # version 1.0 and before saved none
                     raise InputError(

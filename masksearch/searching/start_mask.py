@@ -38,9 +38,9 @@ def start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *,
     if hold != "units":
         kept = np.array(list(start.kept_per_layer().values()))
         if not space.fits(kept, amount):
-            raise InputError(f"start: costs more than density {density} of the {hold}")
+            raise InputError(f"start: the mask costs more {hold} than density {density} allows; give a cheaper mask")
     elif start.n_kept > (count := amount.count(space)) or (start.n_kept < count and not up_to):
-        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {count}")
+        raise InputError(f"start: the mask keeps {start.n_kept} units, and density {density} needs {count}")
     elif amount.per_layer is not None:
         _check_layers(start, space, amount)
     return start
@@ -56,4 +56,6 @@ def _check_layers(start: Mask, space: MaskSpace, amount: Amount) -> None:
         return
     for (name, kept), quota in zip(start.kept_per_layer().items(), quotas, strict=True):
         if kept != quota:
-            raise InputError(f"start: keeps {kept} units of layer {name!r}, and its density keeps {quota}")
+            raise InputError(
+                f"start: the mask keeps {kept} units of layer {name!r}, and the layer's density needs {quota}"
+            )

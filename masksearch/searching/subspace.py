@@ -54,7 +54,9 @@ class Subspace(MaskSpace):
         """
         wanted = round(of_all * self.alive.space.n_units)
         if wanted > self.n_units:
-            raise InputError(f"density: {of_all} keeps {wanted} units, and only {self.n_units} are alive")
+            raise InputError(
+                f"density: {of_all} keeps {wanted} units, and earlier rounds left {self.n_units}: give a lower one"
+            )
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount]
         if space.cost_of(mask.kept_counts, hold) <= allowed:
             return mask
     raise InputError(
-        f"density: {amount.density} of the {hold} is less than {space.share(mask, hold):.3g}, the share of {low} units "
-        "and of the layers outside the space; give a higher density"
+        f"density: {amount.density} of the {hold} is less than {space.share(mask, hold):.3g}, which {low} units and "
+        "the layers outside the space take; give a higher density"
     )
 
 
@@ -89,7 +89,7 @@ def knapsack_mask(space: RemovableSpace, saliency: Tensor, amount: Amount, gener
     if not levels.fits(best):
         share = levels.cost(numbers) / space.cost_of(space.sizes, amount.hold)
         raise InputError(
-            f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, the share of one unit per "
-            "layer and of the layers outside the space; give a higher density"
+            f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, which one unit per layer and "
+            "the layers outside the space take; give a higher density"
         )
     return Mask.of_units(space, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))

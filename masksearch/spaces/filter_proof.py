@@ -69,7 +69,7 @@ def prove(model: nn.Module, groups: Groups, branches: Sequence[Nested]) -> Group
         if not again:
             return rest
     raise InputError(
-        f"model: {type(model).__name__} can't be pruned exactly: {again}, even without layers that fail alone"
+        f"model: {type(model).__name__} can't be pruned: its pruned and masked networks give other outputs ({again})"
     )
 
 

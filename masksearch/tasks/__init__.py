@@ -44,9 +44,9 @@ def kl_divergence(dense: Tensor, masked: Tensor) -> Tensor:
 
 
 def bernoulli_kl(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return KL(dense || masked) of two networks' label probabilities: sum over labels, mean over examples.
+    """Return KL(dense || masked) between two multi-label networks: sum over labels, mean over examples, in nats.
 
-    Both arguments are logits (b, labels), one per Bernoulli variable. The result is in nats.
+    Both arguments are logits (b, labels), one per Bernoulli variable.
     """
     dense, masked = dense.float(), masked.float()
     each = dense.sigmoid() * (F.logsigmoid(dense) - F.logsigmoid(masked))

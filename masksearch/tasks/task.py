@@ -30,7 +30,7 @@ class TargetCheck(Protocol):
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output in a network's return value: a tensor itself, else ``logits``, ``out`` or first item."""
+    """Return the main output in a network's return value: the tensor itself, its ``logits``, ``out`` or first item."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -123,7 +123,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Entries that identify the task in files: the task's name, or the names of the functions of your own task."""
+        """Dict that identifies the task in files: its name or, for a task of your own, the names of its functions."""
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}

@@ -59,7 +59,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that each proposed mask equals its base mask after the move, and has the exact density (except probes)."""
+    """Check that a searcher's proposed masks have the exact density, and equal base mask plus move (except probes)."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -226,7 +226,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that a searcher rejects masks with an upper bound instead of a score, however high the bound is."""
+    """Check that a searcher rejects masks for which it gets an upper bound in place of a score, however high."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()

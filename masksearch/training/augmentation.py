@@ -15,7 +15,7 @@ def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
 
 
 def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Return images padded, cropped to their old size and mirrored, by what :func:`draw_crop_flip` has drawn.
+    """Return images that are padded, cropped back to their size and flipped, as :func:`draw_crop_flip` has drawn.
 
     The augmentation of He et al. 2016 (section 4.2). The padding is zero, the mean of normalised images.
 

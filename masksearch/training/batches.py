@@ -26,7 +26,7 @@ def forward_batch(device: torch.device) -> int:
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's batches; the last one gets at least two examples, as BatchNorm needs."""
+    """Return the sizes of an epoch's batches; the last batch has at least two examples, as BatchNorm needs."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]

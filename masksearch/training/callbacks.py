@@ -26,11 +26,11 @@ def lightning_callback(keep: KeptMask) -> Any:
         """Callback that zeroes the pruned weights at the start of a training and after every optimiser step."""
 
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-            """Zero the pruned weights."""
+            """Zero the network's pruned weights before the first training step."""
             keep()
 
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            """Zero the pruned weights after the optimiser's step."""
+            """Zero the network's pruned weights after an optimiser step."""
             keep()
 
     return KeepMask()
@@ -55,11 +55,11 @@ def transformers_callback(keep: KeptMask) -> Any:
         """Callback that zeroes the pruned weights at the start of a training and after every optimiser step."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            """Zero the pruned weights."""
+            """Zero the network's pruned weights before the first training step."""
             keep()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            """Zero the pruned weights after the optimiser's step."""
+            """Zero the network's pruned weights after an optimiser step."""
             keep()
 
     return KeepMask()

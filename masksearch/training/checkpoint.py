@@ -126,7 +126,7 @@ class Checkpoint:
     remask: MaskSchedule | None
 
     def save(self, step: OptimizerStep) -> None:
-        """Write the state of the training; rank 0 alone writes the file."""
+        """Write the state of the training to the checkpoint file; of several processes, only rank 0 writes."""
         if not ranks().first:
             return
         training, best = self.training, self.training.best
@@ -145,7 +145,9 @@ class Checkpoint:
         save_tree(self.path, tree)
 
     def load(self) -> dict[str, Any] | None:
-        """Restore the training in place, if the file exists; return the saved state of its OptimizerStep.
+        """Restore a training in place from its checkpoint file; return the saved state of its optimiser step.
+
+        Without a file, nothing is restored, and None is returned.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class Checkpoint:
             return step
 
     def restore_step(self, step: OptimizerStep, state: dict[str, Any]) -> None:
-        """Restore averaged weights and loss scale from the state that :meth:`load` returned."""
+        """Restore averaged weights and the scale factor of float16 losses from the state that :meth:`load` returned."""
         with refusing(self.path, _REMEDY):
             step.load_state_dict(state)
 

@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         self.outputs: Any = None  # of the last batch
 
     def forward(self, inputs: Any, targets: Any, counts: bool) -> Tensor:
-        """Return the mean loss of a batch; 0, with zero gradients, if the batch does not count on this rank."""
+        """Return the mean loss of a batch; if the batch is only padding (``counts=False``), 0 with zero gradients."""
         self.outputs = self._call(inputs)
         loss = self._loss(self.outputs, inputs, targets)
         if counts:
@@ -57,7 +57,7 @@ class _WithLoss(nn.Module):
 
 
 class DataParallel:
-    """The network and the loss of a training, on one or several ranks; gradients are averaged after every batch.
+    """A network and its training loss on one or several ranks (processes), which average their gradients per batch.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class DataParallel:
     def batches(
         self, feed: Feed, order: Tensor, sizes: Sequence[int], draws: Tensor | None, seed: int
     ) -> Iterator[tuple[Batch, int, bool]]:
-        """Yield, for every batch, (this rank's share, number of examples in all shares, whether this share counts).
+        """Yield per batch: (this rank's examples, size of the whole batch, False if the examples are only padding).
 
         The arguments are those of :meth:`Feed.shuffled`. A rank without a share of a small batch gets examples that do
         not count, since all ranks take part in a step.
@@ -114,7 +114,7 @@ class DataParallel:
             yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
 
     def part_of(self, split: Examples) -> Examples:
-        """Return this rank's share of validation examples; all of them if their metric is not the accuracy."""
+        """Return this rank's validation examples: a share if the metric is the accuracy, otherwise all of them."""
         examples, size = as_examples(split), self.ranks.size
         task = examples.task
         accuracy = task.classifies and task.metric is CLASSIFICATION.metric and task.weight is None
@@ -124,7 +124,7 @@ class DataParallel:
         return Resident(take(examples.inputs, part), take(examples.targets, part), task)
 
     def joined(self, found: Evaluation, n: int) -> Evaluation:
-        """Return accuracy and loss on all ``n`` examples, combined from what each rank found on its share."""
+        """Return accuracy and loss on all ``n`` validation examples, from the ranks' results on their shares."""
         loss, right = self.ranks.mean([found.loss, nan if found.metric is None else found.metric * n], found.n)
         return Evaluation(None if isnan(right) else round(right) / n, loss, n)
 
@@ -133,7 +133,7 @@ class DataParallel:
         self.ranks.copy_from_first(self._buffers)
 
     def over_ranks(self, loss: float, metric: float | None, parts: int) -> tuple[float, float | None]:
-        """Return an epoch's loss and metric as means over all ranks, weighted by their examples or tokens.
+        """Return an epoch's loss and metric: means over all ranks, weighted by their numbers of examples or tokens.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class DataParallel:
 
 
 def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
-    """Return (start, stop, counts): which of a batch's ``n`` examples a rank takes, and whether they count.
+    """Return the range (start, stop) of a batch's ``n`` examples that a rank takes, and False if they are only padding.
 
     Shares have at least two examples, as BatchNorm needs: of a batch of 5, four ranks get 2, 3, 0 and 0. Ranks without
     a share get the batch's first two examples, which do not count.
@@ -165,7 +165,7 @@ def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
 
 
 def check_sync_batchnorm(settings: TrainSettings, device: torch.device) -> None:
-    """Raise an InputError if the settings want BatchNorm statistics over all ranks on a device other than CUDA."""
+    """Raise an InputError if settings ask for BatchNorm statistics over all ranks, and the device is not CUDA."""
     if settings.sync_batchnorm and device.type != "cuda":
         raise InputError(f"sync_batchnorm: True; it needs CUDA, and the device is {device.type}; set it to False")
 

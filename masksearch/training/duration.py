@@ -1,4 +1,4 @@
-"""Durations: points in time of a training as text, ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
+"""Durations: points in time of a training, written ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _BEST = "best"
 
 @dataclass(frozen=True)
 class Duration:
-    """Point in time of a training: a number of epochs or optimiser steps after its start, or its end.
+    """Point in time of a training: after some epochs or optimiser steps, at the end, or after the best epoch.
 
     With ``best`` it is the state after the epoch with the best validation result of all epochs until that moment.
     ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.

@@ -34,7 +34,7 @@ class EpochPass:
     precision: str  # number format of autocast: float32 (no autocast), bfloat16 or float16
 
     def run(self, epoch: int, lr: float) -> tuple[float, float | None]:
-        """Train for one epoch; return (mean loss, main metric or None) as measured on the augmented training batches.
+        """Train for one epoch; return (mean loss, main metric or None) on the augmented training batches.
 
         All random numbers derive from (seed, epoch), so that every epoch can begin in a new process.
 

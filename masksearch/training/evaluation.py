@@ -72,7 +72,7 @@ def evaluate(
 def evaluate_feed(
     model: nn.Module, feed: Feed, checked: InputCheck, batch_size: int | None = None, *, main_only: bool = True
 ) -> Evaluation:
-    """Return metrics and loss of a network on all batches of a :class:`Feed`, in eval mode.
+    """Return metrics and loss of a network, in eval mode, on all batches of a data split's :class:`Feed`.
 
     :func:`check_inputs` has checked the split.
     """
@@ -95,7 +95,7 @@ def evaluate_feed(
 
 
 def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
-    """Return {metric name: value} of collected metrics; {} if there are none, or if a non-finite loss breaks them."""
+    """Return {metric name: value}; {} without ``metering``, or if a non-finite loss makes metrics impossible."""
     if metering is None:
         return {}
     try:
@@ -107,9 +107,9 @@ def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
 
 
 def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
-    """Return the mean loss over all examples or tokens, given each batch's mean loss and its size in ``parts``.
+    """Return the mean loss over all examples or tokens, given each batch's mean loss and number of examples or tokens.
 
-    Batches without any part do not count. The CPU waits for the GPU here.
+    Batches whose number in ``parts`` is 0 do not count. The CPU waits for the GPU here.
     """
     values = torch.stack(list(losses)).cpu().double()
     weights = torch.tensor(parts, dtype=torch.float64)

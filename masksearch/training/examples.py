@@ -40,7 +40,7 @@ class Streamed(Protocol):
 
     @property
     def identity(self) -> str | None:
-        """Text by which the user identifies the data, so that changed data are noticed; None: they are not."""
+        """The user's text that identifies the data, so that changed data are noticed; None: changes aren't noticed."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -100,7 +100,7 @@ def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
         )
     if getattr(split, "resident", hasattr(split, "inputs")):
         if not tensors_of(split.inputs):
-            raise InputError(f"{name}: inputs without a tensor; at least one is needed")
+            raise InputError(f"{name}: its inputs hold no tensor; at least one is needed")
         targets = split.targets
         if isinstance(targets, Tensor) and targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
             targets = targets.long()

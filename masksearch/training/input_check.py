@@ -19,7 +19,7 @@ _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 t
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Result of a test run of a network on two examples of a data split: the task and formats to train with."""
+    """Result of a test run of a network on two examples: task, loss, and memory format of batches to train with."""
 
     task: Task  # task of the split
     loss_task: Task  # task with the loss to minimise: that of the split, or with the loss of the caller

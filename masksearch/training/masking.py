@@ -39,7 +39,7 @@ class MaskSchedule(Protocol):
 
 
 def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the parameters of a network that ``masks``, {parameter name: bool tensor of its shape}, mask.
+    """Return the parameters that have a mask in ``masks``, {parameter name: bool tensor of its shape}, in this order.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Ten
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, keep in masks.items():
         if name not in parameters:
-            raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}")
+            raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}; give names of its parameters")
         if keep.dtype != torch.bool or keep.shape != parameters[name].shape:
             raise InputError(
                 f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; {type(model).__name__} needs torch.bool "
@@ -87,7 +87,7 @@ class Masking:
 
     @torch.no_grad()
     def mask(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the pruned entries of other tensors in place, such as averaged weights, given by parameter name."""
+        """Zero pruned entries in place in {parameter name: tensor}, such as a network's averaged weights."""
         if self._names:
             torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
 

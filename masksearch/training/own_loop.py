@@ -1,4 +1,4 @@
-"""Training loops of the user, which take the place of ``ms.train``."""
+"""Training loops that users write, and that are called in place of masksearch's own loop."""
 
 import inspect
 from collections.abc import Callable, Mapping

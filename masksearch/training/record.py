@@ -111,7 +111,7 @@ class Training:
         return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{metric}{best}{state})"
 
     def add(self, row: EpochRow, weights: Callable[[], Weights]) -> None:
-        """Append the results of an epoch; keep what ``weights()`` returns if the epoch is the best by validation."""
+        """Append an epoch's results; if the epoch is the best by validation, also store what ``weights()`` returns."""
         self.epochs.append(row)
         if row.val_loss is not None and row.finite and (self.best is None or row.better_than(self.best.row)):
             self.best = Best(row, weights())

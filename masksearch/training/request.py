@@ -21,7 +21,7 @@ from masksearch.utils.ranks import ranks
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """Arguments of :func:`masksearch.training.train`, which has their descriptions; together they decide the result."""
+    """Arguments of one call of :func:`masksearch.training.train`, which describes them; they decide the result."""
 
     split: Examples
     settings: TrainSettings
@@ -48,7 +48,7 @@ class TrainingRequest:
         return self.augment if self.settings.augment == "auto" else self.settings.augment == "crop_flip"
 
     def check(self) -> None:
-        """Raise an InputError for arguments that do not fit together."""
+        """Raise an InputError for training arguments that do not fit together, such as distill without a teacher."""
         check_whole("begin", self.begin)
         check_whole("seed", self.seed, -(2**63), 2**63)
         check_whole("until", self.until)
@@ -58,7 +58,7 @@ class TrainingRequest:
         if not 0 <= self.begin <= self.until:
             raise InputError(f"begin: {self.begin}; allowed is 0 to {self.until}, the epoch at which the training ends")
         if self.remask is not None and self.masks is not None:
-            raise InputError("remask: has masks of its own; leave masks out")
+            raise InputError("masks: given beside remask, which has its own masks; leave masks out")
         if settings.lr_schedule == "plateau" and self.val is None:
             raise InputError("lr_schedule: plateau needs the validation loss; pass val, or another schedule")
         if settings.label_smoothing and self.loss is not None:
@@ -76,7 +76,7 @@ class TrainingRequest:
             raise InputError(f"precision: float16; it is for CPU and CUDA, not for {self.device.type}; choose float32")
 
     def check_crops(self) -> None:
-        """Raise an InputError if something else than images is to be cropped."""
+        """Raise an InputError if random crops are switched on and the training inputs are not images."""
         if not self.cropped:
             return
         inputs = self.examples.sample(1)[0]
@@ -84,7 +84,7 @@ class TrainingRequest:
             raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(inputs)}; set none")
 
     def identity(self, model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, object]:
-        """Return everything that decides the result, as a dict for a checkpoint, with the network and its masks."""
+        """Return all that decides a training's result, as a dict: settings, seed, digests of data and weights."""
         return asdict(self.settings) | {
             "seed": self.seed,
             "augment": self.cropped,

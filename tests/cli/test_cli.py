@@ -219,7 +219,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
     assert cli.main(TINY) == 130
     assert capsys.readouterr().err.strip() == "interrupted; run the same command again to continue"
     assert cli.main(["show", "runs/sweep"]) == 2
-    assert "no cell is finished yet" in one_line(capsys)
+    assert "no result is finished yet" in one_line(capsys)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)

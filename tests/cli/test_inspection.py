@@ -91,7 +91,7 @@ def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
         (["compare"], "two or more runs"),
         (["compare", "{one}"], "two or more runs"),
         (["compare", "{one}", "nowhere"], "nowhere holds no sweep"),
-        (["analyse"], "one or more runs"),
+        (["analyse"], "give one or more, such as"),
         (["analyse", "{one}", "--what", "similarty"], "did you mean 'similarity'"),
         (["analyse", "{one}", "--measure", "cosin"], "did you mean 'cosine'"),
         (["analyse", "{one}", "--sparsity", "0.7"], "sparsity: 0.7; the run has 0.5, 0.8"),

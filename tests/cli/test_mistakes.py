@@ -134,8 +134,8 @@ def test_mistakes_are_one_line_before_anything_is_written(flags, capsys, tmp_pat
 COMMANDS = {
     "sho": "unknown command 'sho': did you mean 'show'",
     "--sparsity 0.5": "unknown command '--sparsity'",
-    "show": "show: takes one folder",
-    "show a b": "show: takes one folder",
+    "show": "show: no folder; give one folder",
+    "show a b": "show: a b; give one folder",
     "show nowhere": "nowhere holds no sweep",
     "show a --measure b": "unknown flag --measure: masksearch show --help lists all flags",
     "compare a b --outt c": "unknown flag --outt: did you mean --out?",

@@ -35,7 +35,7 @@ trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_siz
 def test_a_search_without_costs_has_no_front():
     history = fill(History(), [(1, 0.5, True)])
     assert history.front == []
-    with pytest.raises(InputError, match="so has no front"):
+    with pytest.raises(InputError, match="so there is no Pareto front"):
         history.within(1.0)
 
 

@@ -246,7 +246,7 @@ def test_bad_saliencies_scopes_and_policies_are_errors():
         space.top_k(torch.zeros(8), 0.5, scope="layer_wise")
     with pytest.raises(InputError, match="did you mean 'keep_one'"):
         space.top_k(torch.zeros(8), 0.5, on_empty="keepone")
-    with pytest.raises(InputError, match="doesn't fix the layers' densities"):
+    with pytest.raises(InputError, match="fixes no densities of layers"):
         space.quotas(0.5, "global")
 
 

@@ -128,7 +128,7 @@ def test_a_network_that_no_signal_of_ones_passes_is_told():
             return values - values.mean(1, keepdim=True)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), Centred(), nn.ReLU(), nn.Linear(20, 4))
-    with pytest.raises(InputError, match="connectivity: no signal of ones passes through 1360 of the 1360 units"):
+    with pytest.raises(InputError, match="connectivity: an input of ones doesn't pass through 1360 of 1360 units"):
         Connectivity(model, weight_space(model), torch.zeros(1, 1, 8, 8))
 
 

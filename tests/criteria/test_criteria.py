@@ -223,5 +223,5 @@ def test_balanced_batches_have_so_many_of_every_class():
     again, other = balanced_batch(split, 4, generator())[0], balanced_batch(split, 4, generator(1))[0]
     assert torch.equal(again, images)
     assert not torch.equal(other, images)
-    with pytest.raises(InputError, match="images per class: 5, but class 3 has only 4"):
+    with pytest.raises(InputError, match="examples per class: 5; class 3 has only 4"):
         balanced_batch(split, 5, generator())

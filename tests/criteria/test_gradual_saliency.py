@@ -81,7 +81,7 @@ def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
     ("changes", "message"),
     [
         ({"epochs": 0}, "epochs: 0; gradual pruning takes at least 1"),
-        ({"lr": 1e30}, "its loss is no number; a learning rate of 1e.30 may be too high"),
+        ({"lr": 1e30}, "the loss is NaN; a learning rate of 1e.30 may be too high"),
         ({"lr_schedule": "plateau"}, "plateau needs the validation loss"),
     ],
 )

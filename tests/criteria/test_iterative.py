@@ -99,7 +99,7 @@ def test_what_is_pruned_already_stays_pruned(name, scope):
         masks.append(select(name, model, space, make_batches(12), density, alive=masks[-1], **options))
         assert masks[-1].n_kept == space.count(density)
     assert nest(masks)
-    with pytest.raises(InputError, match=r"density: 0\.5 keeps .* units, and only .* are alive"):
+    with pytest.raises(InputError, match=r"density: 0\.5 keeps .* units, and earlier rounds left .*: give a lower one"):
         select(name, model, space, make_batches(12), 0.5, alive=masks[-1], **options)
 
 

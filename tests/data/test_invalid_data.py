@@ -24,7 +24,7 @@ NOT_FINITE[3, 0, 1, 1] = float("nan")
     [
         (spoiled(labels=torch.full((20,), 4)), "test: labels run from 4 to 4; allowed with 4 classes is 0 to 3"),
         (spoiled(labels=torch.full((20,), -1)), "test: label -1"),
-        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "targets: 19 of them for 20 inputs"),
+        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "targets: 19 for 20 inputs"),
         (spoiled(labels=torch.zeros(20)), "classification needs integer classes (n,); name the task of other targets"),
         (spoiled(images=NOT_FINITE), "test: inputs hold NaN or infinity"),
         (spoiled(images=torch.zeros(20, 4)), "test: inputs are float32 4; float32 1x2x2 is needed, as in train"),

@@ -70,7 +70,10 @@ def test_wrong_texts_are_one_sentence(name, message):
 
 def test_too_little_text_and_a_length_of_images_are_refused(tmp_path):
     write_texts(tmp_path / "train", 2)
-    with pytest.raises(InputError, match=r"0 files for test, without 16 bytes or tokens; give more text, or divide it"):
+    with pytest.raises(
+        InputError,
+        match=r"the 0 files for test have fewer than 16 bytes or tokens; give more text, a smaller",
+    ):
         load_data(f"text:{tmp_path}", text_length=16)
     with pytest.raises(InputError, match=r"text_length: 16; digits has images, so leave it out"):
         load_data("digits", text_length=16)

@@ -112,7 +112,7 @@ WRONG = {
     "rewind_to: end; reconstruct blockwise updates the weights of find_at": {"rewind_to": ["end"]},
     "control: shuffle; reconstruct blockwise chooses": {"control": ["shuffle"]},
     "channel_swaps: 5; it is for 2:4 masks": {"channel_swaps": 5},
-    "channel_swaps: 5; movement reads other weights": {
+    "channel_swaps: 5; movement can't rank reordered": {
         "channel_swaps": 5,
         "granularity": "nm",
         "methods": ["movement"],

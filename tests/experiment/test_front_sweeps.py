@@ -222,10 +222,10 @@ WRONG = {
     "max_params: 1.0; a share": {"max_macs": [], "max_params": [1.0]},
     "max_macs: 0.5 0.5; each may be given once": {"max_macs": [0.5, 0.5]},
     "max_macs: given beside max_latency": {"max_latency": [0.5]},
-    "max_macs: of weight masks all units cost the same": {"granularity": "weight", "methods": ["optuna_tpe"]},
+    "max_macs: units of weight masks cost the same": {"granularity": "weight", "methods": ["optuna_tpe"]},
     "hold: params; max_macs holds macs": {"hold": "params"},
-    "max_latency: filter_l1 has no latency bounds; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},
-    "max_macs: optuna_nsga2 searches a front in one round": {"schedule": ["iterative"]},
+    "max_latency: filter_l1 can't bound the latency; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},
+    "max_macs: optuna_nsga2 searches a Pareto front in one round": {"schedule": ["iterative"]},
     "warm_start: fpgm; with max_macs optuna_nsga2 starts at several costs": {"warm_start": "fpgm"},
     "max_params: 0.04; the smallest network of the filter space has 0.04058 of the dense network's parameters; "
     "give at least 0.041": {"max_macs": [], "max_params": [0.04]},

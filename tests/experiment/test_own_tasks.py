@@ -260,9 +260,9 @@ def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tm
 @pytest.mark.parametrize(
     ("flat", "message"),
     [
-        ({"control": ["shuffle"], "schedule": ["iterative"]}, "a control has no rounds"),
+        ({"control": ["shuffle"], "schedule": ["iterative"]}, "which a control does not have"),
         ({"methods": ["edge_popup"], "schedule": ["iterative"]}, "learns a mask of all weights in one round"),
-        ({"layer_sparsity": ["0=0.5"], "schedule": ["iterative"]}, "one density in later rounds, not one a layer"),
+        ({"layer_sparsity": ["0=0.5"], "schedule": ["iterative"]}, "can't hold layer_sparsity in several rounds"),
         (LOOP | {"train_fn": f"{OWN}:missing"}, "has no function 'missing'"),
         ({"model": "missing"}, "has no function 'missing'"),
         ({"dense": "missing.pt"}, "missing.pt"),

@@ -111,9 +111,9 @@ def test_searches_of_blocks_go_on_in_later_rounds(tmp_path):
 @pytest.mark.parametrize(
     ("flat", "message"),
     [
-        ({"granularity": "nm", "sparsity": [0.6]}, "2:4 masks keep 0.5"),
+        ({"granularity": "nm", "sparsity": [0.6]}, "with granularity nm it is 0.5"),
         ({"granularity": "nm", "hold": "macs"}, "all weights cost the same"),
-        ({"granularity": "nm", "max_macs": [0.5]}, "of nm masks all units cost the same"),
+        ({"granularity": "nm", "max_macs": [0.5]}, "units of nm masks cost the same"),
         ({"granularity": "nm", "schedule": ["gradual"]}, "2:4 masks have one density"),
         ({"granularity": "nm", "schedule": ["iterative"]}, "2:4 masks have one density"),
         ({"granularity": "nm", "connected": True}, "breaks 2:4 patterns"),

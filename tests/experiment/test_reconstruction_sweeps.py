@@ -60,8 +60,8 @@ def test_warm_up_of_retraining_goes_with_a_cosine_of_its_own_rate(tmp_path):
 
 
 WRONG = {
-    "reconstruct: independent; it repairs trained weights, and rewind_to is 0": {"rewind_to": ["0"]},
-    "reconstruct: independent; it repairs trained weights, and rewind_to is random": {"rewind_to": ["random"]},
+    "reconstruct: independent; it repairs trained weights, not rewind_to 0": {"rewind_to": ["0"]},
+    "reconstruct: independent; it repairs trained weights, not rewind_to random": {"rewind_to": ["random"]},
     "reconstruct: independent; gradual changes masks while it trains": {"schedule": ["gradual"]},
     "calibration_examples: 7; at least 8": {"calibration_examples": 7},
     "retrain_warmup: -1.0; allowed is a finite number of epochs": {"retrain_warmup": -1.0},

@@ -266,8 +266,11 @@ BAD = {
     "gradual in no time": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
     "nothing to train": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),
     "nothing to watch": ({"schedule": ["early_bird"], "epochs": 0}, "early_bird watches the dense training, and"),
-    "moment of a schedule": ({"schedule": ["early_bird"], "find_at": ["1ep"]}, "find_at: 1ep; early_bird has a moment"),
-    "a method's moment": ({"schedule": ["gradual"], "methods": ["snip@1ep"]}, "find_at: 1ep; gradual has a moment"),
+    "moment of a schedule": (
+        {"schedule": ["early_bird"], "find_at": ["1ep"]},
+        "find_at: 1ep; early_bird decides when masks are found",
+    ),
+    "a method's moment": ({"schedule": ["gradual"], "methods": ["snip@1ep"]}, "find_at: 1ep; gradual decides when"),
     "a late moment": ({"methods": ["random@3ep"]}, "3ep is longer than the training"),
     "a late moment in steps": ({"methods": ["random"], "find_at": ["99it"]}, "99it is longer than the training"),
     "save_at": ({"save_at": ["3ep"]}, "3ep is longer than the training"),
@@ -288,7 +291,7 @@ BAD = {
     ),
     "a search of layers in rounds": (
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},
-        "annealing searches one density in later rounds",
+        "annealing can't hold layer_sparsity in several rounds",
     ),
     "a control without rounds of its own": (
         {"methods": ["magnitude"], "schedule": ["iterative"], "control": ["shuffle"]},
@@ -303,7 +306,7 @@ BAD = {
             "schedule": ["iterative"],
             "hold": "macs",
         },
-        "hold: macs; in rounds annealing",
+        "hold: macs; in several rounds annealing",
     ),
 }
 

@@ -153,11 +153,11 @@ WRONG = {
         "methods": ["optuna_tpe"],
         "optuna": {"study": "s"},
     },
-    "study: 's'; cmaes can't share one": {
+    "study: 's'; cmaes can't share a study": {
         "methods": ["optuna_cmaes"],
         "optuna": {"study": "s", "storage": "sqlite:///s.db"},
     },
-    "optuna.study: 's'; the front of max_macs is searched once": {
+    "optuna.study: 's'; with max_macs a study can't be shared": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
         "max_macs": [0.4],
@@ -181,7 +181,7 @@ WRONG = {
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
     "scorers: 0; at least 1": {"scorers": 0},
     "scorers: 4 with proposals 2; masks of one step": {"scorers": 4, "proposals": 2},
-    "scorers: 2 with executor processes:2, whose": {"scorers": 2, "proposals": 2, "executor": "processes:2"},
+    "scorers: 2 with executor processes:2, which": {"scorers": 2, "proposals": 2, "executor": "processes:2"},
     "training_steps: 0; at least 1": {"training_steps": 0},
     "training_lr: 0.0; a finite number": {"training_lr": 0.0},
     "rescore: 6; 1 to 5": {"rescore": 6},
@@ -194,7 +194,7 @@ WRONG = {
     "saliencies, warm_start or finalists: taylor ranks filter and block and union units only": {
         "finalists": ["taylor"]
     },
-    "finalists: filter_l1; with max_macs, masks are chosen from a front": {
+    "finalists: filter_l1; with max_macs, masks come from a Pareto front": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
         "max_macs": [0.4],
@@ -211,8 +211,12 @@ WRONG = {
     "first_seed: -1; at least 0": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
-    "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
-    "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
+    "connected: it is for weights, not for filters": {
+        "granularity": "filter",
+        "methods": ["filter_l1"],
+        "connected": True,
+    },
+    "connected: masks of gradual change during training": {"schedule": ["gradual"], "connected": True},
     "connected: optuna_tpe searches connected masks in one round": {
         "methods": ["optuna_tpe"],
         "schedule": ["iterative"],

@@ -79,14 +79,20 @@ BAD = {
         "has a torch.Complex.* for 'fc1.bias'",
     ),
     "sparse": (changed(**{"fc1.bias": torch.zeros(30).to_sparse()}), "has a torch.sparse.* for 'fc1.bias'"),
-    "nowhere": (changed(**{"fc1.bias": torch.zeros(30, device="meta")}), "for 'fc1.bias'; a plain"),
+    "nowhere": (changed(**{"fc1.bias": torch.zeros(30, device="meta")}), "for 'fc1.bias'; a dense"),
     "empty": ({}, "has nothing for 'fc1.weight'"),
     "a list": ([torch.zeros(3)], "holds no state dict"),
     "a tensor": (torch.zeros(3), "holds no state dict"),
     "a number in it": (changed(epoch=3), "holds no state dict"),
     "two wrappings": ({"state_dict": {"state_dict": state()}}, "holds no state dict"),
-    "a network": (nn.Linear(2, 2), "it holds more than tensors and plain containers, and nothing is executed"),
-    "code": ({"state_dict": Code()}, "it holds more than tensors and plain containers, and nothing is executed"),
+    "a network": (
+        nn.Linear(2, 2),
+        "it holds other objects than tensors and containers, which are not loaded for safety",
+    ),
+    "code": (
+        {"state_dict": Code()},
+        "it holds other objects than tensors and containers, which are not loaded for safety",
+    ),
 }
 
 

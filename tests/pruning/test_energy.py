@@ -189,7 +189,7 @@ def test_heads_of_attention_are_units_too():
 
 def test_errors():
     model, inputs, space = case("mlp")
-    with pytest.raises(InputError, match="energy: of filter masks"):
+    with pytest.raises(InputError, match="energy: it is for filter masks"):
         ms.repair_energy(model, ms.weight_space(model), inputs)
     with pytest.raises(InputError, match="examples"):
         ms.repair_energy(model, space, inputs[:4])

@@ -232,7 +232,7 @@ def test_a_network_without_blocks_is_one_block() -> None:
         ({"density": 0.5, "sparsity": 0.5}, "exactly one"),
         ({"density": 0.5, "pattern": (2, 4)}, "fixes the density"),
         ({"density": 0.0}, "density of"),
-        ({"density": {"blocks.0.rise": 0.5}}, "name every layer"),
+        ({"density": {"blocks.0.rise": 0.5}}, "every layer needs one"),
         ({"density": 0.5, "method": "sparse_gpt"}, "did you mean 'sparsegpt'"),
         ({"density": 0.5, "blocks": ["blocks.9"]}, "no module"),
         ({"density": 0.5, "blocks": ["blocks.0", "blocks.0.rise"]}, "inside another block"),
@@ -387,7 +387,7 @@ def test_a_scorer_of_layer_levels_compares_with_the_dense_network():
 def test_layer_levels_refuse_what_they_cannot_prune():
     model = network()
     model.unused = nn.Linear(4, 4)
-    with pytest.raises(ms.InputError, match="'unused' is not called"):
+    with pytest.raises(ms.InputError, match="doesn't call layer 'unused'"):
         LayerLevels(model, ms.weight_space(model), TOKENS)
     with pytest.raises(ms.InputError, match="method"):
         LayerLevels(model, ms.weight_space(model, include="blocks.*"), TOKENS, method="best")

@@ -109,5 +109,5 @@ def test_a_choice_that_regrows_is_refused():
     def choose(density, alive):
         return space.random(density, generator=torch.Generator().manual_seed(int(density * 1e6)))
 
-    with pytest.raises(InputError, match="choose: regrew"):
+    with pytest.raises(InputError, match="choose: kept"):
         train(model, SPLIT, how(), remask=Gradual(model, space, choose, 0.1, STEPS))

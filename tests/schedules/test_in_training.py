@@ -65,10 +65,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optim
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (gradual(), gradual(density=0.2), "with density 0.1, these have 0.2"),
-        (gradual(), gradual(end=20), "with end 18, these have 20"),
-        (regrowing("rigl"), regrowing("rigl", share=0.5), "with share 0.3, these have 0.5"),
-        (regrowing("rigl"), regrowing("set"), "with kind rigl, these have set"),
+        (gradual(), gradual(density=0.2), "with density 0.1, and this training has 0.2"),
+        (gradual(), gradual(end=20), "with end 18, and this training has 20"),
+        (regrowing("rigl"), regrowing("rigl", share=0.5), "with share 0.3, and this training has 0.5"),
+        (regrowing("rigl"), regrowing("set"), "with kind rigl, and this training has set"),
         (regrowing("rigl"), gradual(), "a training with masks"),
     ],
 )

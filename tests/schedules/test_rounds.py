@@ -185,7 +185,7 @@ def test_masks_that_do_not_nest_are_refused():
         train=lambda number, ticket, mask: (None, mask),
     )
     next(rounds)
-    with pytest.raises(InputError, match=r"round 2: its mask keeps \d+ units that an earlier one has pruned") as caught:
+    with pytest.raises(InputError, match=r"round 2: its mask keeps \d+ units that an earlier round pruned") as caught:
         next(rounds)
     assert "\n" not in str(caught.value)
 

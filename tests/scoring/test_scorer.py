@@ -152,7 +152,7 @@ def test_own_losses(batch_size):
     value = Scorer(model, space, split, "loss", loss=own, batch_size=batch_size)(space.full()).value
     inner = weight_space(model.net)
     assert value == pytest.approx(Scorer(model.net, inner, split, "loss")(inner.full()).value, rel=1e-5)
-    with pytest.raises(InputError, match="loss: goes with objective 'loss' alone"):
+    with pytest.raises(InputError, match="loss: given with objective 'accuracy'; give it with objective 'loss' only"):
         Scorer(model, space, split, "accuracy", loss=own)
 
 

@@ -72,5 +72,5 @@ def test_outputs_count_however_units_share_them(network, numbers, widths):
 
 def test_weight_masks_have_no_width():
     model, image = chain()
-    with pytest.raises(InputError, match="objective: width is of filter masks, and this is a"):
+    with pytest.raises(InputError, match="objective: width scores filter masks only, and this is a"):
         Scorer(model, weight_space(model), Split(image, torch.zeros(1, dtype=torch.int64)), "width")

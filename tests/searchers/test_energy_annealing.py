@@ -165,7 +165,7 @@ def test_all_moves_are_made(states):
 
 
 def test_errors():
-    with pytest.raises(InputError, match="needs that of the problem"):
+    with pytest.raises(InputError, match="needs an energy of masks"):
         EnergyAnnealing().start(Problem(SPACE, 0.3, 10))
     with pytest.raises(InputError, match="accept_cold"):
         EnergyAnnealing(accept_cold=0.5)

@@ -184,7 +184,7 @@ def test_a_start_may_be_of_any_density_and_is_scored_first():
     start = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
     history = search(NETWORK, OptunaSearch("tpe"), Spread(), 0.5, 5, start=start, cost="units")
     assert history.first == start
-    with pytest.raises(InputError, match=r"start: keeps 85 units, density 0\.05 keeps 42"):
+    with pytest.raises(InputError, match=r"start: the mask keeps 85 units, and density 0\.05 needs 42"):
         search(NETWORK, OptunaSearch("tpe"), Spread(), 0.05, 5, start=start, cost="units")
 
 

@@ -265,9 +265,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("message", "settings"),
         {
-            "a name and a URL are needed": {"study": "all"},
+            "a shared study needs a name and a URL": {"study": "all"},
             "'' in storage": {"study": "", "storage": "sqlite:///x.db"},
-            "cmaes can't share one, .*; random, tpe, gp, qmc, nsga2, nsga3 can": {**SHARED, "sampler": "cmaes"},
+            "cmaes can't share a study .*; random, tpe, gp, qmc, nsga2, nsga3 can": {**SHARED, "sampler": "cmaes"},
         }.items(),
     )
     def test_what_can_not_be_shared_is_refused(self, message, settings):

@@ -145,7 +145,9 @@ def test_a_start_must_have_the_layers_densities():
     fits = SPACE.random(own, generator=torch.Generator().manual_seed(0))
     assert search(SPACE, Annealing(), Overlap(), own, 5, start=fits).first == fits
     even = SPACE.random(20 / 60, "layerwise", generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match="start: keeps 13 units of layer 'first', and its density keeps 10"):
+    with pytest.raises(
+        InputError, match="start: the mask keeps 13 units of layer 'first', and the layer's density needs 10"
+    ):
         search(SPACE, Annealing(), Overlap(), own, 5, start=even)
 
 
@@ -157,7 +159,7 @@ def test_bad_requests_are_errors_before_any_work(tmp_path):
         ({"density": 1 / 60}, "fewer than the 2 layers"),
         ({"budget": 0}, "budget: 0"),
         ({"keep": 0}, "keep: 0"),
-        ({"start": SPACE.random(0.5)}, "start: keeps 30 units, density 0.3 keeps 18"),
+        ({"start": SPACE.random(0.5)}, "start: the mask keeps 30 units, and density 0.3 needs 18"),
         ({"start": other.random(0.3)}, "start: a mask of a .*doesn't fit"),
         ({"start": torch.zeros(59)}, r"saliency: shape \(59,\)"),
         ({"start": torch.full((60,), torch.nan)}, "60 of 60 values are NaN"),

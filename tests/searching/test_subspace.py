@@ -73,7 +73,7 @@ def test_lifted_moves_lead_to_lifted_masks(alive, data):
 def test_densities_are_shares_of_all_units(alive, of_all):
     space, n = Subspace(alive), alive.space.n_units
     if round(of_all * n) > alive.n_kept:
-        with pytest.raises(InputError, match=r"density: .* only \d+ are alive"):
+        with pytest.raises(InputError, match=r"density: .* earlier rounds left \d+"):
             space.density(of_all)
     else:
         assert round(space.density(of_all) * space.n_units) == round(of_all * n)

@@ -91,7 +91,9 @@ def test_least_numbers_are_kept_in_rankings_moves_and_searches():
     problem = Problem(space, 0.3, budget=10)
     assert problem.allows(np.array([5, 5, 11]))
     assert not problem.allows(np.array([4, 6, 11]))
-    with pytest.raises(InputError, match="density: 14 units is less than min_units and multiple_of need, 15 of 70"):
+    with pytest.raises(
+        InputError, match="density: 14 units is too low for min_units and multiple_of, with which at least 15 of 70"
+    ):
         space.top_k(saliency, 0.2)
 
 

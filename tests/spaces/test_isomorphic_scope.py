@@ -105,7 +105,7 @@ def test_the_scope_works_in_criteria_and_beside_limits():
 def test_searches_are_refused():
     with pytest.raises(InputError, match="scope: 'isomorphic' is for rankings by a criterion"):
         ms.Problem(Grouped(), ms.Amount(0.5, scope="isomorphic"), 10)
-    with pytest.raises(InputError, match="scope: 'isomorphic' doesn't fix the layers' densities"):
+    with pytest.raises(InputError, match="scope: 'isomorphic' fixes no densities of layers"):
         Grouped().quotas(0.5, "isomorphic")
 
 

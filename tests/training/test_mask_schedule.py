@@ -138,7 +138,7 @@ def test_steps_count_from_the_schedule_s_start(split):
 
 def test_what_does_not_fit_is_refused(split):
     model = make_model()
-    with pytest.raises(InputError, match="remask: has masks of its own; leave masks out"):
+    with pytest.raises(InputError, match="masks: given beside remask, which has its own masks; leave masks out"):
         train(model, split, SETTINGS, remask=Shifting(model, []), masks=make_masks(model))
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(InputError, match=r"masks: '0.weight' is no parameter of Sequential"):

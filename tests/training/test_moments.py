@@ -118,8 +118,8 @@ def test_checkpoint_of_another_stretch_is_refused(tmp_path, split, change):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"snapshots": [BEST]}, "snapshots: best is best by validation; pass val"),
-        ({"snapshots": [BEST_OF_2]}, "snapshots: best:2ep is best by validation"),
+        ({"snapshots": [BEST]}, "snapshots: best needs validation examples; pass val"),
+        ({"snapshots": [BEST_OF_2]}, "snapshots: best:2ep needs validation examples"),
         ({"snapshots": [BEST_OF_5]}, "snapshots: best:5ep is longer than the training, which has 3ep"),
         ({"begin": 2, "snapshots": [Duration.parse("1ep")]}, "snapshots: 1ep is over before .* begins, at 2ep"),
         ({"begin": 1, "snapshots": [Duration.parse("4it")]}, "snapshots: 4it is over"),

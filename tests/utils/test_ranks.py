@@ -58,7 +58,7 @@ def test_ranks_that_fail_in_different_ways_end(monkeypatch):
     for text in ("rank {}: no memory", "the cell failed"):
         found = both(lambda own, text=text: None if own.rank and "cell" in text else own.agree(text.format(own.rank)))
         assert isinstance(found[0], InputError)
-        assert str(found[0]).endswith("not on all 2 processes of torchrun, so the run ends")
+        assert str(found[0]).endswith("the 2 processes of torchrun disagree on this, so the run ends")
 
 
 def test_one_rank_reports_an_error(monkeypatch):

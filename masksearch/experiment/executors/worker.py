@@ -82,7 +82,9 @@ class JobRunner:
         if key not in self._groups:
             data = load_part(settings)
             if data_digest(settings, data) != job.users[0].data_digest:
-                raise InputError(f"data set {settings.sweep.dataset}: has changed since the sweep began; run it again")
+                raise InputError(
+                    f"data set {settings.sweep.dataset}: has changed since the sweep began; run the sweep again"
+                )
             self._groups = {key: Group([], [], data, part_space(settings, data), self._plan.mirror)}
         return replace(self._groups[key], users=job.users)
 

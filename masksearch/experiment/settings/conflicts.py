@@ -75,13 +75,13 @@ def _of_moments(settings: Settings) -> Iterator[str]:
                 yield f"find_at or rewind_to: {moment}; with train_fn there are only the moments 0 and end"
     if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
         moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
-        yield f"find_at: {moments}; {names} has a moment of its own, so leave find_at out"
+        yield f"find_at: {moments}; {names} decides when masks are found: leave find_at out"
 
 
 def _of_granularity(settings: Settings) -> Iterator[str]:
     granularity, scoring = settings.sweep.granularity, settings.scoring
     if scoring.layers != "all" and granularity in REMOVED:
-        yield f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is {granularity}"
+        yield f"layers: {scoring.layers}; it chooses layers of weight masks, not of {granularity} masks: leave it out"
     if scoring.hold != "units" and granularity not in REMOVED:
         yield f"hold: {scoring.hold}; all weights cost the same, so weight masks hold units: leave hold out"
     for name, objective in _objectives(settings).items():
@@ -91,7 +91,8 @@ def _of_granularity(settings: Settings) -> Iterator[str]:
         allowed = CRITERIA[source.name].granularities
         if ranked_units(granularity) not in allowed:
             yield (
-                f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is {granularity}"
+                f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is "
+                f"{granularity}: give another criterion"
             )
 
 
@@ -129,12 +130,12 @@ def _of_caps(settings: Settings) -> Iterator[str]:
     for name in _methods(settings):
         if name not in fronts:
             if capped == "latency":
-                yield f"{flag}: {name} has no latency bounds; {' '.join(fronts)} can"
+                yield f"{flag}: {name} can't bound the latency; {' '.join(fronts)} can"
             continue
         if _has_rounds(settings):
-            yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
+            yield f"{flag}: {name} searches a Pareto front in one round only: give {_ONE_ROUND}"
         if search.finalists:
-            yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front"
+            yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks come from a Pareto front: leave it out"
         if search.warm_start not in (None, USUAL_START):
             yield f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
 
@@ -143,7 +144,7 @@ def _of_connected(settings: Settings) -> Iterator[str]:
     if not settings.scoring.connected:
         return
     if settings.sweep.granularity in REMOVED:
-        yield f"connected: of {UNITS[settings.sweep.granularity]}, each has a path already; granularity must be weight"
+        yield f"connected: it is for weights, not for {UNITS[settings.sweep.granularity]}; granularity must be weight"
     if settings.sweep.granularity == "nm":
         yield "connected: it replaces weights anywhere, which breaks 2:4 patterns; granularity must be weight"
     ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
@@ -154,17 +155,17 @@ def _of_connected(settings: Settings) -> Iterator[str]:
             yield f"connected: {name} searches connected masks in one round only: give {_ONE_ROUND}"
     if any(SCHEDULES[name].changes for name in settings.schedules.schedule):
         names = " ".join(settings.schedules.schedule)
-        yield f"connected: not with {names}, where masks change in training: give another schedule"
+        yield f"connected: masks of {names} change during training, and may disconnect: give another schedule"
 
 
 def _of_objectives(settings: Settings) -> Iterator[str]:
     objective, search = settings.sweep.objective, settings.search
     training = [name for name in _objectives(settings).values() if OBJECTIVES[name].of_training is not None]
     if settings.scoring.weights != "own" and training:
-        yield f"weights: {settings.scoring.weights}; {training[0]} trains the masked networks' own weights"
+        yield f"weights: {settings.scoring.weights}; {training[0]} trains the masked networks' own weights: give own"
     if search.training_lr is not None and not training:
         able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
-        yield f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}"
+        yield f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}: leave it out"
     same = (search.rescore_by or objective) == objective
     longer = OBJECTIVES[objective].of_training is not None and search.rescore_steps is not None
     if OBJECTIVES[objective].images == 0 and search.rescores and same and not longer:
@@ -182,7 +183,7 @@ def _of_scorers(settings: Settings) -> Iterator[str]:
             f"time, so give {search.scorers} proposals or more, or scorer_order as_finished"
         )
     if search.scorers > 1 and executor.startswith("processes"):
-        yield f"scorers: {search.scorers} with executor {executor}, whose processes can't start others: give inline"
+        yield f"scorers: {search.scorers} with executor {executor}, which can't start others: give executor inline"
 
 
 def _of_gradual(settings: Settings) -> Iterator[str]:
@@ -201,7 +202,7 @@ def _of_optuna(settings: Settings) -> Iterator[str]:
     own, capped = settings.optuna, settings.sweep.capped
     named = [name for name in _methods(settings) if name in SEARCHERS and SEARCHERS[name]().settings_group == "optuna"]
     if own.study is not None and capped is not None:
-        yield f"optuna.study: {own.study!r}; the front of max_{capped} is searched once, for all sweeps"
+        yield f"optuna.study: {own.study!r}; with max_{capped} a study can't be shared: leave study out"
     if own.study is not None and named and _has_rounds(settings):
         yield (
             f"optuna.study: {own.study!r}; in rounds, {named[0]} searches what earlier rounds kept, which differs "
@@ -217,7 +218,7 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
     asked, trained, repair = settings.schedules.retrain_epochs, settings.train.epochs, settings.schedules.reconstruct
     for moment in settings.schedules.rewind_to if repair != "off" else ():
         if moment == "random" or str(parse_rewind(moment)) == "0":
-            yield f"reconstruct: {repair}; it repairs trained weights, and rewind_to is {moment}: give none, lr or end"
+            yield f"reconstruct: {repair}; it repairs trained weights, not rewind_to {moment}: give none, lr or end"
     for name in settings.schedules.schedule:
         row = SCHEDULES[name]
         if row.changes in ("set", "rigl") and granularity in REMOVED:
@@ -243,7 +244,7 @@ def _of_blockwise(settings: Settings) -> Iterator[str]:
         yield f"channel_swaps: {swaps}; it is for 2:4 masks: give granularity nm and reconstruct blockwise"
     for name in _methods(settings) if swaps else ():
         if name not in CRITERIA or CRITERIA[name].needs_initial:
-            yield f"channel_swaps: {swaps}; {name} reads other weights than those whose channels have a new order"
+            yield f"channel_swaps: {swaps}; {name} can't rank reordered channels: leave channel_swaps out"
     if not blockwise:
         return
     if granularity in REMOVED:

@@ -103,7 +103,9 @@ class ScheduleSettings:
             require("rounds", given, self.rounds == (0,), "0, for the dense network alone, by itself")
         elif not any(SCHEDULES[name].rounds > 1 for name in self.schedule):
             able = ", ".join(name for name, row in SCHEDULES.items() if row.rounds > 1)
-            raise InputError(f"rounds: {given}; {' '.join(self.schedule)} has none to choose, {able} have")
+            raise InputError(
+                f"rounds: {given}; {' '.join(self.schedule)} prunes in one round; schedules with rounds are {able}"
+            )
 
     def early_bird(self, relative: bool) -> EarlyBird:
         """Return the rule by which early-bird schedules decide that a mask no longer changes from epoch to epoch."""

@@ -131,7 +131,9 @@ class SweepSettings:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
             if self.granularity == "nm" and sparsity != _NM_SPARSITY[0]:
-                raise InputError(f"sparsity: {sparsity}; of granularity nm, 2:4 masks keep 0.5: leave sparsity out")
+                raise InputError(
+                    f"sparsity: {sparsity}; with granularity nm it is 0.5, that of 2:4 masks: leave sparsity out"
+                )
         self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
@@ -166,7 +168,7 @@ class SweepSettings:
             if not 1 / RANGE <= cap < 1:
                 raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
         if flag and self.granularity not in REMOVED:
-            raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
+            raise InputError(f"{flag}: units of {self.granularity} masks cost the same; granularity must be filter")
 
     def _check_method(self, name: str, moment: str) -> None:
         choose("method", name, methods())

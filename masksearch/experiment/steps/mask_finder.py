@@ -59,7 +59,9 @@ class MaskFinder:
     def _learn(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         context, cell = self.context, self.context.cell
         if alive is not None:
-            raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
+            raise InputError(
+                f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round; give rounds 1"
+            )
         seconds = 0.0
 
         def on_epoch(row: EpochRow) -> None:

@@ -97,8 +97,8 @@ class MaskSearch:
         cell = self.context.cell
         if amount.hold != "units" or amount.per_layer is not None:
             raise InputError(
-                f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to one "
-                "density in units only"
+                f"rounds: {cell.rounds}; in several rounds {cell.method} needs hold 'units' and one density for all "
+                "layers; change these, or give one round"
             )
         left = Subspace(alive)
         history = self._search(inputs)(

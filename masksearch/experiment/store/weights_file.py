@@ -53,9 +53,9 @@ def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
 def _check_numbers(tensor: Tensor, wanted: Tensor, has: str, name: str) -> None:
     plain = tensor.layout == torch.strided and not tensor.is_meta
     if not plain or tensor.is_floating_point() != wanted.is_floating_point():
-        raise InputError(f"{has} a {tensor.type()} for {name}; a plain {wanted.type()} is needed")
+        raise InputError(f"{has} a {tensor.type()} for {name}; a dense {wanted.type()} is needed")
     if not tensor.double().isfinite().all():
-        raise InputError(f"{has} NaN or infinite values for {name}")
+        raise InputError(f"{has} NaN or infinite values for {name}; finite weights are needed")
 
 
 def _read(path: Path) -> object:
@@ -66,7 +66,7 @@ def _read(path: Path) -> object:
     except Exception as error:  # torch raises all kinds for files that are no checkpoints
         reason = first_line(error)
         if reason.startswith("Weights only load failed"):
-            reason = "it holds more than tensors and plain containers, and nothing is executed"
+            reason = "it holds other objects than tensors and containers, which are not loaded for safety"
         raise InputError(f"dense: {path} can't be read as a state dict: {reason}") from None
 
 

@@ -201,14 +201,14 @@ def _difference(name: str, expected: Tensor, output: Tensor, size: int) -> float
     """Return how far an output of the file is from the network's, in standard deviations; raise an error if too far."""
     if expected.shape != output.shape:
         raise InputError(
-            f"model: exported, {name} gives outputs {tuple(output.shape)} for a batch of {size}, "
-            f"not {tuple(expected.shape)}"
+            f"model: the exported {name} returns shape {tuple(output.shape)} for a batch of {size}, "
+            f"and the network {tuple(expected.shape)}; nothing is written"
         )
     spread = float(expected.std(correction=0)) or 1.0
     difference = float((expected - output).abs().max()) / spread
     if not difference <= _TOLERANCE:
         raise InputError(
-            f"model: exported, {name} gives other outputs: {difference:.2g} of their standard deviation apart; "
-            f"at most {_TOLERANCE:g} is allowed"
+            f"model: the exported {name} gives other outputs: they differ by {difference:.2g} of their standard "
+            f"deviation; at most {_TOLERANCE:g} is allowed; nothing is written"
         )
     return difference

@@ -155,7 +155,7 @@ def permute_channels(
             )
     if not found:
         raise InputError(
-            f"model: {type(model).__name__} has no channels whose order is free and that {n}:{m} masks see"
+            f"model: {type(model).__name__} has no channels that can be reordered to improve {n}:{m} masks"
         )
     return PermutedNetwork(network, n, m, tuple(found), tuple(left_out))
 

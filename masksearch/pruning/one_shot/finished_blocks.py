@@ -58,7 +58,7 @@ class FinishedBlocks:
         tensors, about = load_tensors(path)
         if not isinstance(about, dict) or about.get("call") != self.call or about.get("weights") != weights:
             raise InputError(
-                f"{path}: of another network, method, density or examples; give another folder, or remove this one"
+                f"{path}: belongs to another network, method, density or examples; give another folder, or remove it"
             )
         return {
             report["name"]: BlockLayer(

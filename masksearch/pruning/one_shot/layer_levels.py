@@ -62,7 +62,7 @@ class LayerLevels:
         found = {layer.name: layer for layer in matrix_layers(self.dense, batches[0])}
         others = [layer.name for layer in space.layers if layer.name not in found]
         if others:
-            raise InputError(f"space: layer {others[0]!r} is not called; name it in the space's exclude=")
+            raise InputError(f"space: the network doesn't call layer {others[0]!r}; name it in the space's exclude=")
         self._layers = {layer.name: found[layer.name] for layer in space.layers}
         grams = gram_matrices(self.dense, self.dense, list(self._layers.values()), batches)
         self._grams = {name: _whole(grams.pop(name)) for name in self._layers}

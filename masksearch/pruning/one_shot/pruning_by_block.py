@@ -246,7 +246,7 @@ def _layers(
     every = weight_space(network, "all", include, exclude)
     other = [layer.name for layer in every.layers if layer.name not in layers]
     if len(other) == len(every.layers):
-        raise InputError(f"model: no linear layer or convolution in its blocks {', '.join(names[:5])}; name blocks=")
+        raise InputError(f"model: no linear layer or convolution in {', '.join(names[:5])}; give other blocks=")
     exclude += other
     space = nm_space(network, *pattern, "all", include, exclude) if pattern else weight_space(
         network, "all", include, exclude
@@ -267,7 +267,7 @@ def _kept(
             raise InputError(f"pattern: {pattern} fixes the density; leave density and sparsity out")
         return {layer.name: Kept(pattern[0] / pattern[1], tuple(pattern)) for layer in space.layers}
     if (density is None) == (sparsity is None):
-        raise InputError("density, sparsity, pattern: exactly one is needed")
+        raise InputError("density, sparsity, pattern: none or several are given; give exactly one")
     if sparsity is not None:
         density = 1 - sparsity
     if not isinstance(density, Mapping):
@@ -275,7 +275,9 @@ def _kept(
         density = {layer.name: density for layer in space.layers}
     missing = [layer.name for layer in space.layers if layer.name not in density]
     if missing:
-        raise InputError(f"density: none for layer {missing[0]!r} and {len(missing) - 1} others; name every layer")
+        raise InputError(
+            f"density: no value for layer {missing[0]!r} and {len(missing) - 1} others; every layer needs one"
+        )
     for name, value in density.items():
         require(f"density of {name}", value, 0 < value <= 1, "in (0, 1]")
     return {layer.name: Kept(density[layer.name]) for layer in space.layers}

@@ -20,7 +20,7 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
         For fewer than two sweeps, and for sweeps with different metrics.
     """
     if len(results) < 2:
-        raise InputError("compare: takes two or more runs, as runs/one runs/other")
+        raise InputError(f"compare: {len(results)} given; give two or more runs, such as runs/one runs/other")
     names = run_names(results)
     metric, *others = dict.fromkeys(result.metric for result in results)
     if others:

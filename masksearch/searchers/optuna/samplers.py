@@ -44,7 +44,7 @@ SAMPLERS: Mapping[str, Sampler] = {
         "a proposal takes 0.5 s after 100 trials",
         supports_costs=False,
         supports_late_scores=False,
-        unshared="its populations are its own points",
+        unshared="it needs all points of a population to be its own",
     ),
     "gp": Sampler(100, "a proposal takes 0.4 s after 100 trials, and more with each"),
     "qmc": Sampler(1000, "a proposal takes 0.1 s"),
@@ -113,7 +113,7 @@ class OptunaSearch(Searcher):
 
     def _check_shared(self, study: str) -> None:
         if not study or self.storage is None:
-            raise InputError(f"study: {study!r} in storage {self.storage!r}; to share one, a name and a URL are needed")
+            raise InputError(f"study: {study!r} in storage {self.storage!r}; a shared study needs a name and a URL")
         if is_in_memory(self.storage):
             raise InputError(
                 f"storage: {self.storage!r} is in memory, which no other process can share; give a file, as "
@@ -121,7 +121,7 @@ class OptunaSearch(Searcher):
             )
         if why := SAMPLERS[self.sampler].unshared:
             able = [name for name, row in SAMPLERS.items() if not row.unshared]
-            raise InputError(f"study: {study!r}; {self.sampler} can't share one, {why}; {', '.join(able)} can")
+            raise InputError(f"study: {study!r}; {self.sampler} can't share a study ({why}); {', '.join(able)} can")
 
     @classmethod
     def random(cls) -> "OptunaSearch":
@@ -225,8 +225,8 @@ class OptunaSearch(Searcher):
         row = SAMPLERS[self.sampler]
         if n > row.max_parameters:
             raise InputError(
-                f"{self.sampler}: {n} parameters ({self.parametrisation}); "
-                f"at most {row.max_parameters}, where {row.time}"
+                f"{self.sampler}: {n} parameters ({self.parametrisation}); at most {row.max_parameters} are allowed, "
+                f"with which {row.time}"
             )
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102

@@ -131,8 +131,8 @@ def _check_densities_are_free(problem: Problem, name: str) -> None:
         raise InputError(f"{name}: densities per layer are given, so there are none to search; give one density")
     if len(problem.space.layers) == 1:
         raise InputError(
-            f"parametrisation: {name}; the space has one layer, whose density is the given one, so there is nothing to "
-            "search; blocks and bits are allowed"
+            f"parametrisation: {name}; the space's only layer has the given density, so there are no densities to "
+            "search; give blocks or bits"
         )
 
 
