@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 from masksearch.core.width_levels import Levels, filled
@@ -74,12 +75,14 @@ class RankedUnits:
     def start(self) -> np.ndarray:
         """Return each layer's level (index of its number of kept units) at the start: about equal densities.
 
-        Levels are indices, int64 (n_layers,).
+        Levels are indices, int64 (n_layers,). Spaces with blocks start at the mask of the ranking; under a budget of
+        MACs or parameters, at the knapsack's, since heads and neurons cost very different numbers of MACs.
         """
         if not self.problem.space.nested:
             return self.levels.even()
         generator = torch_generator(self.problem.seed, "levels", "start")
-        kept = self.problem.top_units(self.saliency, generator=generator).kept_per_layer().values()
+        scope: Scope = "global" if self.problem.hold == "units" else "knapsack"
+        kept = self.problem.top_units(self.saliency, scope, generator).kept_per_layer().values()
         pairs = zip(self.levels.kept, kept, strict=True)
         return np.array([max(0, int(np.searchsorted(own, number, "right")) - 1) for own, number in pairs])
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 from masksearch.core.width_levels import Levels
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
@@ -73,23 +74,32 @@ def knapsack_mask(space: RemovableSpace, saliency: Tensor, amount: Amount, gener
     InputError
         If a network with one unit per layer is already too large.
     """
-    shuffled = torch.randperm(space.n_units, generator=generator).numpy()
-    values = np.maximum(saliency.double().numpy(), 0)
-    order = np.lexsort((shuffled, -saliency.double().numpy()))
-    ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in space.layers]
     least = (space.needed & (amount.on_empty != "allow")).astype(int)
     kept = [np.arange(low, layer.size + 1) for low, layer in zip(least, space.layers, strict=True)]
     levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), space.allowed(amount))
-    losses = [
-        values[units].sum() - np.concatenate([[0], values[units].cumsum()])[low:]
-        for units, low in zip(ranked, least, strict=True)
-    ]
-    best = levels.best(losses)
-    numbers = levels.numbers(best)
-    if not levels.fits(best):
-        share = levels.cost(numbers) / space.cost_of(space.sizes, amount.hold)
+    mask = most_saliency(space, saliency, levels, generator)
+    if not space.cost_of(mask.kept_counts, amount.hold) <= levels.budget:
+        share = space.share(mask, amount.hold)
         raise InputError(
             f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, which one unit per layer and "
             "the layers outside the space take; give a higher density"
         )
+    return mask
+
+
+def most_saliency(space: MaskSpace, saliency: Tensor, levels: Levels, generator: torch.Generator) -> Mask:
+    """Return the mask with the largest sum of saliencies whose layers keep one of the numbers of units in ``levels``.
+
+    Values below 0 count as 0; the generator breaks ties. If no mask fits the budget of ``levels``, the mask with the
+    lowest numbers is returned.
+    """
+    shuffled = torch.randperm(space.n_units, generator=generator).numpy()
+    values = np.maximum(saliency.double().numpy(), 0)
+    order = np.lexsort((shuffled, -saliency.double().numpy()))
+    ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in space.layers]
+    losses = [
+        values[units].sum() - np.concatenate([[0], values[units].cumsum()])[kept]
+        for units, kept in zip(ranked, levels.kept, strict=True)
+    ]
+    numbers = levels.numbers(levels.best(losses))
     return Mask.of_units(space, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
+from masksearch.core.width_levels import Levels
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
+from masksearch.spaces.cost_bound import most_saliency
 from masksearch.spaces.filter_costs import Part
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_mask_space import FilterSpace
@@ -269,7 +271,7 @@ class UnionSpace(RemovableSpace):
 
         The blocks are those of the longest prefix of the ranking that fits, where each kept layer has its least units.
         Then units of kept layers are added in the order of the ranking, while they fit; if all of them fit, further
-        blocks are kept.
+        blocks are kept. With the scope "knapsack", units of kept layers are those of the largest sum of saliencies.
         """
         amount.single("the layers of a union space have none of their own; give one density")
         if amount.scope == "erk":
@@ -303,7 +305,18 @@ class UnionSpace(RemovableSpace):
                 more[block] = 1
                 if fits(ranking.least(more)):
                     blocks, kept = more, ranking.filled(more, fits)
+        if amount.scope == "knapsack" and amount.hold != "units":
+            return most_saliency(self, saliency, self._levels(blocks, amount), generator)
         return Mask.of_units(self, np.concatenate([u[:k] for u, k in zip(ranking.units, kept, strict=True)]))
+
+    def _levels(self, blocks: np.ndarray, amount: Amount) -> Levels:
+        """Return the allowed numbers of kept units per layer, given which blocks are kept."""
+        n, limits = len(self.blocks.layers), self.limits
+        alive = limits.alive(np.concatenate([blocks, limits.lowest[n:]]))
+        kept = [np.array([number]) for number in blocks]
+        for low, size, step, used in zip(limits.lowest[n:], self.sizes[n:], limits.steps[n:], alive[n:], strict=True):
+            kept.append(np.unique([*range(low, size, step), size]) if used else np.zeros(1, dtype=np.int64))
+        return Levels(kept, lambda numbers: self.cost_of(numbers, amount.hold), self.allowed(amount))
 
 
 class _Ranking:

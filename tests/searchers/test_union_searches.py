@@ -80,7 +80,7 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_s
     options = {"saliencies": saliencies, "keep": 40}
     histories = [ms.search(space, SEARCHERS[name], scorer, amount, 40, 1, **options) for _ in range(2)]
     masks = [trial.mask for trial in histories[0].trials if trial.mask is not None]
-    assert len(masks) >= 4
+    assert len(masks) >= 3
     assert all(space.share(mask, "macs") <= 0.6 for mask in masks)
     assert np.mean([space.share(mask, "macs") for mask in masks]) > 0.5
     kept_blocks = {tuple(mask.bits[:6].tolist()) for mask in masks}

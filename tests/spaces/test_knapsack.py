@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.spaces import filter_space
+from masksearch.spaces import block_space, filter_space, union_space
 from masksearch.utils.errors import InputError
 
 
@@ -51,3 +51,39 @@ def test_in_units_it_is_the_global_ranking(space):
 def test_a_budget_that_no_mask_fits_is_an_error(space):
     with pytest.raises(InputError, match="one unit per layer"):
         space.top_k(torch.rand(space.n_units), 1e-3, scope="knapsack", hold="macs")
+
+
+class Branches(nn.Module):
+    """Residual branches with few and with many hidden units of unequal costs."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (4, 6, 5)
+        self.branches = nn.ModuleList(nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 8)) for n in widths)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for branch in self.branches:
+            x = x + branch(x)
+        return self.head(x)
+
+
+def test_in_a_union_the_ranking_chooses_blocks_and_the_knapsack_their_units():
+    network, inputs = Branches().eval(), torch.zeros(1, 8)
+    space = union_space(block_space(network, inputs), filter_space(network, inputs))
+    n = space.blocks.n_units
+    saliency = torch.rand(space.n_units, generator=torch.Generator().manual_seed(2)).double()
+    saliency[:n] = torch.tensor([3.0, 0.0, 2.0])  # the second branch is the first to go
+    mask = space.top_k(saliency, 0.5, scope="knapsack", hold="macs", on_empty="keep_one")
+    assert space.share(mask, "macs") <= 0.5
+    blocks = mask.bits[:n].tolist()
+    assert blocks == space.top_k(saliency, 0.5, hold="macs", on_empty="keep_one").bits[:n].tolist()
+    layers = space.layers[n:]
+    ranked = [[0.0, *saliency[layer.slice].sort(descending=True).values.cumsum(0).tolist()] for layer in layers]
+    allowed = [range(1, layer.size + 1) if keep else (0,) for layer, keep in zip(layers, blocks, strict=True)]
+    best = max(
+        sum(sums[k] for sums, k in zip(ranked, kept, strict=True))
+        for kept in itertools.product(*allowed)
+        if space.fits(np.array([*blocks, *kept]), 0.5, "macs")
+    )
+    assert float(saliency[n:][mask.bits[n:]].sum()) == pytest.approx(best)  # MACs add up over branches: the optimum
