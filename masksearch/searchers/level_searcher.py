@@ -72,16 +72,14 @@ class RankedUnits:
             losses.append(1 - sums[kept] / max(sums[-1], 1e-300))
         return losses
 
-    def start(self) -> np.ndarray:
+    def start(self, scope: Scope = "global") -> np.ndarray:
         """Return each layer's level (index of its number of kept units) at the start: about equal densities.
 
-        Levels are indices, int64 (n_layers,). Spaces with blocks start at the mask of the ranking; under a budget of
-        MACs or parameters, at the knapsack's, since heads and neurons cost very different numbers of MACs.
+        Levels are indices, int64 (n_layers,). In spaces with blocks: of the ranking's mask with ``scope``.
         """
         if not self.problem.space.nested:
             return self.levels.even()
         generator = torch_generator(self.problem.seed, "levels", "start")
-        scope: Scope = "global" if self.problem.hold == "units" else "knapsack"
         kept = self.problem.top_units(self.saliency, scope, generator).kept_per_layer().values()
         pairs = zip(self.levels.kept, kept, strict=True)
         return np.array([max(0, int(np.searchsorted(own, number, "right")) - 1) for own, number in pairs])

@@ -43,7 +43,8 @@ class LevelSwitches(LevelSearcher):
     shares are never the best of a search, and each counts as one scoring of the budget.
 
     A child lowers as many random layers as its raised layers need, and is raised where a level then fits. In a union
-    space, a block is a layer of two levels, and the first parent is the mask of the ranking of all units.
+    space, a block is a layer of two levels, and the first parent is the mask of the ranking of all units. Under a
+    budget of MACs or parameters, its first child is the ranking's mask with the scope "knapsack".
     """
 
     takes_blocks = True
@@ -68,6 +69,10 @@ class LevelSwitches(LevelSearcher):
         super().reset()
         rng = numpy_generator(self.problem.seed, "level_switches")
         self.state = SwitchState(rng, np.append(self._ranked(0).start(), 0), self.problem.start is not None)
+        if self.problem.space.nested and self.problem.hold != "units":
+            # Heads and neurons cost very different numbers of MACs: either start can be much better than the other.
+            self.state.step = len(self.children) - 1
+            self.state.waiting = [np.append(self._ranked(0).start("knapsack"), 0)]
         self._asked: list[np.ndarray | None] = []  # what the proposals are; None: the start mask
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
