@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Estimate:
         """Return the text ``mean ± half width``; only the mean if there is no interval, "–" if there is no mean."""
         if math.isnan(self.mean):
             return "–"
-        mean = f"{scale * self.mean:{sign}.{digits}f}"
+        mean = number_text(scale * self.mean, f"{sign}.{digits}f")
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
         """Return only the mean as text, times ``scale`` and formatted by ``form``; "–" if there is no mean."""
-        return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
+        return "–" if math.isnan(self.mean) else number_text(scale * self.mean, form)
 
 
 MARGIN = 0.001

@@ -11,6 +11,7 @@ from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
+from masksearch.utils.number_text import number_text
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -67,9 +68,8 @@ def _beside_dense(row: SummaryRow) -> str:
     if math.isnan(difference.half_width):
         return f"{text} (one seed, so without an interval)"
     half = metric.scale * difference.half_width
-    interval = (
-        f"95 % interval over {difference.n} seeds, paired: {points - half:+.{digits}f} to {points + half:+.{digits}f}"
-    )
+    ends = [number_text(end, f"+.{digits}f") for end in (points - half, points + half)]
+    interval = f"95 % interval over {difference.n} seeds, paired: {ends[0]} to {ends[1]}"
     return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
 
 

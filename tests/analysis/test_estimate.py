@@ -62,3 +62,14 @@ def test_the_mean_alone_has_a_form_and_a_dash():
     assert Estimate.of([0.5, 0.25]).plain(".1f", 100) == "37.5"
     assert Estimate.of([1234.0]).plain(",.0f") == "1,234"
     assert Estimate.of([]).plain(".1f") == "–"
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-9, -0.004])
+def test_a_number_that_rounds_to_zero_has_no_minus_sign(value):
+    estimate = Estimate.of([value])
+    assert (estimate.text(), estimate.text(sign="+")) == ("0.00", "+0.00")
+    assert (estimate.plain(".1f"), estimate.plain("+.1f"), estimate.plain(",.0f")) == ("0.0", "+0.0", "0")
+
+
+def test_a_mean_with_an_interval_has_no_negative_zero():
+    assert Estimate.of([-0.3001, 0.3, 0.0]).text(digits=1) == "0.0 ± 0.7"
