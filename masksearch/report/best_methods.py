@@ -67,8 +67,10 @@ def _beside_dense(row: SummaryRow) -> str:
         text = f"{abs(points):.{digits}f} {'better' if metric.score(points) > 0 else 'worse'} than the dense network"
     if math.isnan(difference.half_width):
         return f"{text} (one seed, so without an interval)"
-    half = metric.scale * difference.half_width
+    half = metric.scale * difference.shown_half_width
     ends = [number_text(end, f"+.{digits}f") for end in (points - half, points + half)]
+    if difference.n == 2:
+        return f"{text} (two seeds, paired: {ends[0]} and {ends[1]}; too few for an interval)"
     interval = f"95 % interval over {difference.n} seeds, paired: {ends[0]} to {ends[1]}"
     return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
 
