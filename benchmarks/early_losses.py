@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from masksearch.experiment import read_sweep
 from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
 
 _EPOCHS, _FEWEST, _COLLAPSED = (2, 4, 6, 8, 10), 5, 0.15
 _LOSSES = ("train_loss", "val_loss")
@@ -53,7 +54,7 @@ def table(found: Mapping[tuple[str, float], Mapping[int, Sequence[Epochs]]]) -> 
             for epochs in _EPOCHS:
                 pairs = [early(masks, loss, epochs) for masks in compared]
                 correlation, behind = np.mean(pairs, axis=0)
-                cells.append(f"{correlation:.2f}, {behind:.1f}")
+                cells.append(f"{number_text(correlation, '.2f')}, {behind:.1f}")
             yield f"| {hold} | {100 * sparsity:g} % | {len(compared)} | {n} | {kinds[loss]} | {' | '.join(cells)} |"
 
 

@@ -25,6 +25,7 @@ from scipy.stats import spearmanr
 import masksearch as ms
 from benchmarks.page import HERE
 from benchmarks.rows import Row, read_csv, write_csv
+from masksearch.utils.number_text import number_text
 
 SEED = 100
 REPEATED = ((42, 40, 36, 74), (48, 48, 48, 48), (64, 43, 43, 42))  # Taylor's own, equal widths, ERK's
@@ -127,7 +128,7 @@ def table() -> list[str]:
             found = np.array([values(row)[score] for row in own])
             losses = np.array([float(row["val_loss"]) for row in own])
             chosen = 100 * float(own[found.argmax()]["val_accuracy"])
-            cells += [f"{spearmanr(found, -losses).statistic:.2f}", f"{chosen:.2f}"]
+            cells += [number_text(spearmanr(found, -losses).statistic, ".2f"), f"{chosen:.2f}"]
         lines.append(f"| {score} | {' | '.join(cells)} |")
     lines += ["", "| filters | trainings | validation loss | its deviation | accuracy % |", "|---|---:|---:|---:|---:|"]
     for profile in REPEATED:

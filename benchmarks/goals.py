@@ -29,6 +29,7 @@ from benchmarks.rows import DISTINGUISHING_COLUMNS, Row, Series, number, read_ro
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
 
 __all__ = ["Bar", "Verdict", "report", "verdicts"]
 
@@ -238,8 +239,8 @@ def _figures(verdict: Verdict) -> list[str]:
         Estimate.of(_tests(verdict.search)).text(100),
         verdict.baseline,
         Estimate.of(_tests(verdict.against)).text(100),
-        f"{100 * pair.difference.mean:+.2f}",
-        "–" if math.isnan(pair.low) else f"{100 * pair.low:+.2f} to {100 * pair.high:+.2f}",
+        pair.difference.plain("+.2f", 100),
+        "–" if math.isnan(pair.low) else " to ".join(number_text(100 * end, "+.2f") for end in (pair.low, pair.high)),
         f"{pair.p:.4f}",
         f"{verdict.p:.4f}",
         verdict.bar.text,

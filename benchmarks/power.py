@@ -24,6 +24,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.experiment import read_sweep
 from masksearch.experiment.results import CellResult
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
 
 __all__ = ["Contrast", "contrast", "power", "report", "seeds_needed"]
 
@@ -152,7 +153,7 @@ def _table(
         if name != baseline:
             own = contrast(found, name, baseline)
             needed = _count(seeds_needed(difference, own.deviation))
-            figures = [f"{own.mean:+.2f}", f"{own.deviation:.2f}", needed]
+            figures = [number_text(own.mean, "+.2f"), f"{own.deviation:.2f}", needed]
             figures.append(f"{power(planned, difference, own.deviation):.2f}")
         lines.append(f"| {name} | {means[name]:.2f} | {len(found[name])} | {' | '.join(figures)} |")
     return "\n".join([*lines, ""])

@@ -259,8 +259,7 @@ def _row(text: str, runs: Sequence[Run], budget: int) -> str:
 
 def _interval(best: Estimate) -> str:
     """Three digits, the mean's rounded down, so that only the optimum shows as 1."""
-    mean = math.floor(1e3 * best.mean + 1e-9) / 1e3
-    return Estimate(mean, best.half_width, best.n).text(digits=3)
+    return replace(best, mean=math.floor(1e3 * best.mean + 1e-9) / 1e3).text(digits=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,6 +21,7 @@ from masksearch.experiment import read_sweep
 from masksearch.experiment.results import CellResult
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
 
 STEPS_AND_FACTORS = {
     "weight": [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)],
@@ -56,10 +57,10 @@ def table(data: ms.Data, sweeps: Sequence[Path]) -> Iterator[str]:
             accuracies = np.array([accuracy for accuracy, _ in pairs])
             scores = np.array([scorer(mask).value for _, mask in pairs])
             half = (len(pairs) + 1) // 2
-            over = [spearmanr(accuracies[:n], scores[:n]).statistic for n in (len(pairs), half)]
+            over = [number_text(spearmanr(accuracies[:n], scores[:n]).statistic, ".2f") for n in (len(pairs), half)]
             chosen = accuracies[scores.argmax()]
             yield (
-                f"| {steps} | {lr:.2g} | {100 * sparsity:g} % | {len(pairs)} | {over[0]:.2f} | {over[1]:.2f} | "
+                f"| {steps} | {lr:.2g} | {100 * sparsity:g} % | {len(pairs)} | {' | '.join(over)} | "
                 f"{100 * chosen:.2f} | {100 * accuracies[0]:.2f} |"
             )
 

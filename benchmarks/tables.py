@@ -9,6 +9,7 @@ from benchmarks.equal_costs import APART, COSTS, Cost, at_share, costs_differ, d
 from benchmarks.rows import Row, number, series
 from benchmarks.suites import Suite
 from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win_matrix
+from masksearch.utils.number_text import number_text
 
 __all__ = ["Blocks", "comparison", "suite_text"]
 
@@ -178,7 +179,7 @@ def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
     head = ["method", "mean", "mean rank", f"minus {names[best]}", "wins–losses", "p", "p, Holm"]
     lines = [_line(head), _line(["---", *["---:"] * 6])]
     for place in order:
-        row = [names[place], f"{scale * values[:, place].mean():.{digits}f}", f"{ranked.mean[place]:.2f}"]
+        row = [names[place], number_text(scale * values[:, place].mean(), f".{digits}f"), f"{ranked.mean[place]:.2f}"]
         if place == best:
             row += ["best by validation", "", "", ""]
         else:

@@ -11,10 +11,11 @@ from masksearch.analysis.mask_properties import (
 from masksearch.analysis.paired_results import ControlRow, PairedRow, control_rows, different_settings, paired_rows
 from masksearch.analysis.saved_masks import group_masks, group_orthogonality, layer_means, read_mask
 from masksearch.analysis.seed_groups import Group, group_cells
-from masksearch.analysis.statistics import MARGIN, Estimate, Paired, Ranks, holm, paired, ranks, win_matrix
+from masksearch.analysis.statistics import INTERVALS, MARGIN, Estimate, Paired, Ranks, holm, paired, ranks, win_matrix
 from masksearch.analysis.summary_rows import MOMENTS, RoundRow, SummaryRow, summarise
 
 __all__ = [
+    "INTERVALS",
     "MARGIN",
     "MOMENTS",
     "SIMILARITIES",

@@ -8,6 +8,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from masksearch.utils.errors import InputError
+from masksearch.utils.number_text import number_text
+
+INTERVALS = "mean ± 95 % interval over seeds; of two seeds, mean (± half of their difference)"
+"""What :meth:`Estimate.text` shows, in words for captions of tables whose rows may have different numbers of seeds."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Estimate:
     mean: float
     half_width: float  # of the 95 % interval (Student's t); NaN with fewer than two values
     n: int
+    half_difference: float | None = None  # of exactly two values
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Estimate":
@@ -25,7 +30,8 @@ class Estimate:
         n = len(data)
         with np.errstate(invalid="ignore"):  # infinite values have no deviation
             half = float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-        return cls(float(data.mean()) if n else math.nan, half, n)
+        difference = float(np.ptp(data)) / 2 if n == 2 else None
+        return cls(float(data.mean()) if n else math.nan, half, n, difference)
 
     @classmethod
     def of_differences(cls, pairs: Iterable[tuple[float | None, float | None]]) -> "Estimate":
@@ -33,15 +39,29 @@ class Estimate:
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
-        """Return the text ``mean ± half width``; only the mean if there is no interval, "–" if there is no mean."""
+        """Return the text ``mean ± half width``, or ``mean (± half difference)`` of two values; "–" without a mean.
+
+        The interval of two values is 13 times as long as their difference, too long to be of use. The text of a single
+        value is the mean alone.
+        """
         if math.isnan(self.mean):
             return "–"
-        mean = f"{scale * self.mean:{sign}.{digits}f}"
+        mean = number_text(scale * self.mean, f"{sign}.{digits}f")
+        if self.half_difference is not None:
+            return f"{mean} (±{scale * self.half_difference:.{digits}f})"
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
+
+    @property
+    def shown_half_width(self) -> float:
+        """Half width shown around a mean over seeds: of the 95 % interval, or half of the difference of two values.
+
+        NaN for a single value.
+        """
+        return self.half_width if self.half_difference is None else self.half_difference
 
     def plain(self, form: str, scale: float = 1.0) -> str:
         """Return only the mean as text, times ``scale`` and formatted by ``form``; "–" if there is no mean."""
-        return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
+        return "–" if math.isnan(self.mean) else number_text(scale * self.mean, form)
 
 
 MARGIN = 0.001

@@ -12,6 +12,7 @@ from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
 from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
+from masksearch.utils.number_text import number_text
 from masksearch.utils.ranks import ranks
 
 
@@ -96,7 +97,7 @@ class ProgressBars(SweepCallback):
         """Advance the bar of a search by one scored mask."""
         if trial.is_best:
             self._best = trial.score.value
-        self._advance(f"{_shown(trial.score)}  best {self._best:.4f}")
+        self._advance(f"{_shown(trial.score)}  best {number_text(self._best, '.4f')}")
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
         """Show a progress bar for scoring a search's best masks a second time."""
@@ -112,8 +113,8 @@ class ProgressBars(SweepCallback):
 
     def epoch(self, row: EpochRow) -> None:
         """Advance the bar of the current training by one epoch."""
-        metric = f"  val {row.val_metric:.4f}" if row.val_metric is not None else ""
-        self._advance(f"loss {row.train_loss:.4f}{metric}")
+        metric = f"  val {number_text(row.val_metric, '.4f')}" if row.val_metric is not None else ""
+        self._advance(f"loss {number_text(row.train_loss, '.4f')}{metric}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
         """Print one line with the test metrics of a finished run of the sweep, before and after retraining."""
@@ -163,4 +164,4 @@ class ProgressBars(SweepCallback):
 
 
 def _shown(score: Score) -> str:
-    return f"{'' if score.exact else '<= '}{score.value:.4f}"
+    return f"{'' if score.exact else '<= '}{number_text(score.value, '.4f')}"

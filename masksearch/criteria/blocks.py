@@ -15,11 +15,13 @@ from masksearch.cost.forward_pass import device_of
 from masksearch.criteria.batches import Batches, loss_batches
 from masksearch.spaces import BlockSpace
 from masksearch.spaces.block_mask_space import ADDITIONS, Addition
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, to_device
 
 
+@on_inner_network
 def block_cosine(
     model: nn.Module,
     space: BlockSpace,

@@ -13,9 +13,11 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, input_batches
 from masksearch.pruning.energy import repair_energy
 from masksearch.spaces import FilterSpace
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.errors import InputError
 
 
+@on_inner_network
 def filter_l1(
     model: nn.Module,
     space: FilterSpace,
@@ -31,6 +33,7 @@ def filter_l1(
     return _filter_sums(model, space, torch.abs)
 
 
+@on_inner_network
 def filter_l2(
     model: nn.Module,
     space: FilterSpace,
@@ -46,6 +49,7 @@ def filter_l2(
     return _filter_sums(model, space, torch.square).sqrt()
 
 
+@on_inner_network
 def fpgm(
     model: nn.Module,
     space: FilterSpace,
@@ -74,6 +78,7 @@ def fpgm(
     return space.unit_sums(distances, "filters").cpu()
 
 
+@on_inner_network
 def bn_scale(
     model: nn.Module,
     space: FilterSpace,
@@ -108,6 +113,7 @@ def bn_scale(
     return (space.unit_sums({name: scale.abs() for name, scale in scales.items()}) / covered).cpu()
 
 
+@on_inner_network
 def energy(
     model: nn.Module,
     space: FilterSpace,

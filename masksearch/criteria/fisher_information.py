@@ -24,10 +24,12 @@ from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.criteria.batches import Batches, Loss, loss_batches
 from masksearch.spaces import FilterSpace
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, take, to_device
 
 
+@on_inner_network
 def fisher(
     model: nn.Module,
     space: FilterSpace,
@@ -62,6 +64,7 @@ def fisher(
     return mask_gradients(model, space, batches, alive=alive, loss=loss).square().sum(0)
 
 
+@on_inner_network
 def rearranged(
     model: nn.Module,
     space: FilterSpace,

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, BatchLoss, Loss, loss_batches
 from masksearch.spaces import NetworkSpace
+from masksearch.spaces.network_space import on_inner_network
 
 _GRASP_TEMPERATURE = 200.0  # divisor of the logits before the softmax, as in the paper
 
 
+@on_inner_network
 def snip(
     model: nn.Module,
     space: NetworkSpace,
@@ -46,6 +48,7 @@ def snip(
     return space.unit_sums({name: product.abs() for name, product in products.items()}).cpu()
 
 
+@on_inner_network
 def taylor(
     model: nn.Module,
     space: NetworkSpace,
@@ -63,6 +66,7 @@ def taylor(
     return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss, "taylor")).abs().cpu()
 
 
+@on_inner_network
 def grasp(
     model: nn.Module,
     space: NetworkSpace,

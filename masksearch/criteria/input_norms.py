@@ -12,11 +12,13 @@ from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_lay
 from masksearch.pruning.one_shot import layer_methods, outlier_densities
 from masksearch.pruning.one_shot.layer_methods import Kept, inverse_factor, wanda_ranks, weight_shaped
 from masksearch.spaces import NetworkSpace
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import to_device
 
 
+@on_inner_network
 def wanda(
     model: nn.Module,
     space: NetworkSpace,
@@ -42,6 +44,7 @@ def wanda(
     return _rated(model, space, batches, "wanda", lambda rows: rows.square().sum(1), ranks)
 
 
+@on_inner_network
 def owl(
     model: nn.Module,
     space: NetworkSpace,
@@ -68,6 +71,7 @@ def owl(
     return values
 
 
+@on_inner_network
 def sparsegpt(
     model: nn.Module,
     space: NetworkSpace,
@@ -96,6 +100,7 @@ def sparsegpt(
     return _rated(model, space, batches, "sparsegpt", _gram, costs)
 
 
+@on_inner_network
 def sparsegpt_mask(
     model: nn.Module,
     space: NetworkSpace,

@@ -10,11 +10,13 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, first_inputs
 from masksearch.criteria.gradients import maskable
 from masksearch.spaces import NetworkSpace
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.tasks import read_output
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
 
+@on_inner_network
 def synflow(
     model: nn.Module,
     space: NetworkSpace,

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
+from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.errors import InputError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+@on_inner_network
 def random(
     model: nn.Module,
     space: NetworkSpace,
@@ -31,6 +33,7 @@ def random(
     return torch.rand(space.n_units, generator=generator)
 
 
+@on_inner_network
 def magnitude(
     model: nn.Module,
     space: NetworkSpace,
@@ -47,6 +50,7 @@ def magnitude(
     return _means(space, {name: weight.abs() for name, weight in weights.items()}, alive)
 
 
+@on_inner_network
 def mag_sign(
     model: nn.Module,
     space: NetworkSpace,
@@ -66,6 +70,7 @@ def mag_sign(
     return _means(space, weights, alive) * _means(space, start, alive).sign()
 
 
+@on_inner_network
 def magnitude_increase(
     model: nn.Module,
     space: NetworkSpace,
@@ -85,6 +90,7 @@ def magnitude_increase(
     return space.unit_sums(_alive(space, grown, alive)).cpu()
 
 
+@on_inner_network
 def movement(
     model: nn.Module,
     space: NetworkSpace,
@@ -104,6 +110,7 @@ def movement(
     return space.unit_sums(_alive(space, moved, alive)).cpu()
 
 
+@on_inner_network
 def lamp(
     model: nn.Module,
     space: NetworkSpace,

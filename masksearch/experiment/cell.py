@@ -55,6 +55,7 @@ class Cell:
     distill: float | None = None  # None: as in the settings of training
     distill_temperature: float | None = None  # the same; None without distillation
     data_digest: str = ""  # of examples and task; empty: the data set's name alone stands for them
+    differing: str = ""  # settings in which this cell differs from others of the same name; for the label alone
 
     @property
     def row(self) -> Schedule:
@@ -240,7 +241,15 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
+        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep.
+
+        Runs of the same name in a sweep of several parts have the settings that differ, as ``... (scope layerwise)``.
+        """
+        return f"{self.name} ({self.differing})" if self.differing else self.name
+
+    @property
+    def name(self) -> str:
+        """Short name of this run of a sweep, as in its folder's name; parts of a sweep may have runs of one name."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -261,7 +270,7 @@ class Cell:
     @cached_property
     def folder(self) -> str:
         """Name of the folder of this run of a sweep: its short name, and 8 hex digits of a hash of its settings."""
-        return f"{self.label}_{short_hash(self.identity)}"
+        return f"{self.name}_{short_hash(self.identity)}"
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from masksearch.spaces import Granularity
 from masksearch.training import EpochRow
+from masksearch.utils.number_text import number_text
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
 """Fields of :class:`RoundResult` that test a round's mask, each with another state of the weights."""
@@ -48,7 +49,8 @@ class Metric:
 
     def text(self, value: float | None) -> str:
         """Return a value of this metric as text with its unit, such as ``97.31 %``."""
-        return f"{math.nan if value is None else self.scale * value:6.{self.digits}f}{self.unit}"
+        number = math.nan if value is None else self.scale * value
+        return number_text(number, f"6.{self.digits}f") + self.unit
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 from masksearch.data import Data
@@ -20,7 +20,7 @@ from masksearch.experiment.store.mirror import holding
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.sweep_plan import SweepPlan, read_plan
 from masksearch.experiment.sweep_checks import check_parts, check_without_data, checked_space
-from masksearch.experiment.sweep_grid import grid
+from masksearch.experiment.sweep_grid import grid, with_distinct_labels
 from masksearch.experiment.sweep_result import CellsFailedError, SweepResult, read_sweep
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -154,7 +154,8 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         cells, dense = (list(map(digest, some)) for some in (cells, dense))
         space = checked_space(used, data[key], cells, dense)
         loaded.append(_Part(used, cells, dense, data[key], space))
-    return loaded
+    labelled = iter(with_distinct_labels(cell for part in loaded for cell in part.cells))
+    return [replace(part, cells=list(islice(labelled, len(part.cells)))) for part in loaded]
 
 
 def _for_task(part: Settings, task: Task) -> Settings:

@@ -1,6 +1,7 @@
 """The grid of a sweep: all combinations of methods, sparsities, seeds and schedules."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -42,6 +43,28 @@ def grid(settings: Settings) -> list[Cell]:
                     known.add(known_as)
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
+
+
+def with_distinct_labels(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the runs of a sweep; the label of runs with equal names lists the settings in which they differ."""
+    cells = list(cells)
+    count = Counter(cell.name for cell in cells)
+    facts = [_facts(cell) if count[cell.name] > 1 else {} for cell in cells]
+    named: dict[str, list[dict[str, object]]] = {}
+    for cell, own in zip(cells, facts, strict=True):
+        named.setdefault(cell.name, []).append(own)
+    return [replace(cell, differing=_differing(own, named[cell.name])) for cell, own in zip(cells, facts, strict=True)]
+
+
+def _facts(cell: Cell) -> dict[str, object]:
+    """The settings that decide a cell's result, by ``group.name``."""
+    groups: dict[str, dict[str, object]] = {**cell.deciding_settings(), "": {"hold": cell.settings.hold}}
+    return {f"{group}.{name}": value for group, own in groups.items() for name, value in own.items()}
+
+
+def _differing(own: dict[str, object], others: Sequence[dict[str, object]]) -> str:
+    names = [name for name in own if any(other.get(name) != own[name] for other in others)]
+    return ", ".join(f"{name.rpartition('.')[2]} {own[name]}" for name in names)
 
 
 def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:

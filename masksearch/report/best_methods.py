@@ -11,6 +11,7 @@ from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
+from masksearch.utils.number_text import number_text
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -66,10 +67,11 @@ def _beside_dense(row: SummaryRow) -> str:
         text = f"{abs(points):.{digits}f} {'better' if metric.score(points) > 0 else 'worse'} than the dense network"
     if math.isnan(difference.half_width):
         return f"{text} (one seed, so without an interval)"
-    half = metric.scale * difference.half_width
-    interval = (
-        f"95 % interval over {difference.n} seeds, paired: {points - half:+.{digits}f} to {points + half:+.{digits}f}"
-    )
+    half = metric.scale * difference.shown_half_width
+    ends = [number_text(end, f"+.{digits}f") for end in (points - half, points + half)]
+    if difference.n == 2:
+        return f"{text} (two seeds, paired: {ends[0]} and {ends[1]}; too few for an interval)"
+    interval = f"95 % interval over {difference.n} seeds, paired: {ends[0]} to {ends[1]}"
     return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
 
 

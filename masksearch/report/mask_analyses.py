@@ -10,6 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from masksearch.analysis import (
+    INTERVALS,
     SIMILARITIES,
     Group,
     group_masks,
@@ -96,10 +97,7 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
             for group, masks in found:
                 score = group_orthogonality(result, masks, list(masks), group.control == "repair")
                 rows.append((group.name, percent(group.sparsity), score.text(1, 5)))
-    about = (
-        "Sum over layers of the mean of (W^T W - I)^2 for the masked initial weights W; mean ± 95 % interval over "
-        "seeds."
-    )
+    about = f"Sum over layers of the mean of (W^T W - I)^2 for the masked initial weights W; {INTERVALS}."
     return [Grid("Orthogonality scores", ("method", "sparsity", "score"), rows, 1, about)] if rows else []
 
 

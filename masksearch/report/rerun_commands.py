@@ -23,9 +23,9 @@ def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
 
     The commands name other runs, so that the folder of the sweep does not change. Dense networks are found again.
     """
-    cells: dict[str, list[Cell]] = {}  # by label: the hash in a folder's name depends on files that may be missing
+    cells: dict[str, list[Cell]] = {}  # by name: the hash in a folder's name depends on files that may be missing
     for cell in (cell for part in result.settings for cell in grid(part)):
-        cells.setdefault(cell.label, []).append(cell)
+        cells.setdefault(cell.name, []).append(cell)
     labels = [result.folders[group.places[0]].name.rpartition("_")[0] for group in groups]
     found = [one[0] if len(one := cells.get(label, [])) == 1 else None for label in labels]
     runs = [cell and ["masksearch", "run", *flags_of(_alone(cell, f"{result.path.name}_again"))] for cell in found]

@@ -1,9 +1,10 @@
 """Base class of the mask spaces of networks: which parameter entries a mask zeroes, and masks applied to networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import ClassVar
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from masksearch.core.space import MaskSpace
 from masksearch.spaces.kept_norms import norms_over
 from masksearch.utils.copies import empty_caches
 from masksearch.utils.errors import InputError
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class NetworkSpace(MaskSpace, ABC):
@@ -114,6 +118,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
+
+
+def on_inner_network(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Decorator for functions of a network and more: the function gets the network inside DataParallel and the like.
+
+    The network is the first argument, or the argument ``model``; :func:`unwrapped` says what is taken off.
+    """
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> _Result:
+        if arguments:
+            arguments = (unwrapped(arguments[0]), *arguments[1:])
+        elif "model" in options:
+            options["model"] = unwrapped(options["model"])
+        return function(*arguments, **options)
+
+    return call
 
 
 def table_lines(rows: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from masksearch.training.duration import Duration
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import load_optimizer
-from masksearch.training.optimizer_step import OptimizerStep
+from masksearch.training.optimizer_step import OptimizerStep, StepState
 from masksearch.training.record import FORMER_NAMES, Best, EpochRow, Training, copy_weights
 from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
@@ -129,13 +129,13 @@ class Checkpoint:
         """Write the state of the training to the checkpoint file; of several processes, only rank 0 writes."""
         if not ranks().first:
             return
-        training, best = self.training, self.training.best
+        training, best, state = self.training, self.training.best, step.state()
         tree = {
             "format": _FORMAT,
             "identity": self.identity,
             "model": copy_weights(training.model),
             "optimizer": self.optimizer.state_dict(),
-            "step": step.state_dict(),
+            "step": {"average": state.average, "average steps": state.average_steps, "scaler": state.scaler},
             "remask": None if self.remask is None else self.remask.state_dict(),
             "epochs": [asdict(row) for row in training.epochs],
             "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
@@ -144,10 +144,11 @@ class Checkpoint:
         }
         save_tree(self.path, tree)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> StepState | None:
         """Restore a training in place from its checkpoint file; return the saved state of its optimiser step.
 
-        Without a file, nothing is restored, and None is returned.
+        Without a file, nothing is restored, and None is returned. The first checkpoints had no such state: then None is
+        returned, too.
 
         Raises
         ------
@@ -176,13 +177,13 @@ class Checkpoint:
             training.snapshots = snapshots
             training.best = best or None
             training.stopped = tree["stopped"]
-            step: dict[str, Any] | None = tree.get("step")
-            return step
+            step = tree.get("step")
+            return step and StepState(step["average"], step["average steps"], step["scaler"])
 
-    def restore_step(self, step: OptimizerStep, state: dict[str, Any]) -> None:
+    def restore_step(self, step: OptimizerStep, state: StepState) -> None:
         """Restore averaged weights and the scale factor of float16 losses from the state that :meth:`load` returned."""
         with refusing(self.path, _REMEDY):
-            step.load_state_dict(state)
+            step.restore(state)
 
     def _check_identity(self, saved: Mapping[str, object]) -> None:
         for name, value in self.identity.items():
@@ -200,5 +201,5 @@ class Checkpoint:
                 )
 
 
-def _row(values: dict[str, Any]) -> EpochRow:
+def _row(values: Mapping[str, object]) -> EpochRow:
     return msgspec.convert({FORMER_NAMES.get(name, name): value for name, value in values.items()}, EpochRow)

@@ -1,7 +1,7 @@
 """Optimiser steps: gradients of one or several batches, scaled, penalised and clipped; then masks and averages."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,18 @@ from torch.optim import Optimizer
 from masksearch.training.averaging import Averaging
 from masksearch.training.data_parallel import DataParallel
 from masksearch.training.masking import Masking, MaskSchedule
+from masksearch.training.record import Weights
 from masksearch.training.slimming import Slimming
 from masksearch.training.train_settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class StepState:
+    """State of an :class:`OptimizerStep` in a checkpoint: averaged weights and the scale of float16 losses."""
+
+    average: Weights | None  # None: no averaging
+    average_steps: int  # optimiser steps that the average is over
+    scaler: dict[str, object] | None  # of torch's GradScaler; None: no loss scaling
 
 
 class OptimizerStep:
@@ -132,21 +142,31 @@ class OptimizerStep:
         self._count = 0
         self._after_step(step + 1)
 
-    def state_dict(self) -> dict[str, object]:
+    def state(self) -> StepState:
         """Return the averaged weights and the scale factor of float16 losses, for a checkpoint."""
-        averaging = self._averaging
-        return {
-            "average": None if averaging is None else averaging.weights(),
-            "average steps": 0 if averaging is None else averaging.steps,
-            "scaler": None if self._scaler is None else self._scaler.state_dict(),
-        }
+        averaging, scaler = self._averaging, self._scaler
+        return StepState(
+            None if averaging is None else averaging.weights(),
+            0 if averaging is None else averaging.steps,
+            None if scaler is None else scaler.state_dict(),
+        )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore averaged weights and the scale factor of float16 losses from :meth:`state_dict`."""
+    def restore(self, state: StepState) -> None:
+        """Restore averaged weights and the scale factor of float16 losses from :meth:`state`.
+
+        Raises
+        ------
+        ValueError
+            If the state lacks what this step needs, or is of another network.
+        """
         if self._averaging is not None:
-            self._averaging.load(state["average"], state["average steps"])
+            if state.average is None:
+                raise ValueError("no averaged weights")
+            self._averaging.load(state.average, state.average_steps)
         if self._scaler is not None:
-            self._scaler.load_state_dict(state["scaler"])
+            if state.scaler is None:
+                raise ValueError("no scale of float16 losses")
+            self._scaler.load_state_dict(state.scaler)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._parameters if p.grad is not None]

@@ -32,6 +32,20 @@ def test_the_interval_of_three_seeds_by_hand():
     assert estimate.text(100, digits=1, sign="+") == "+20.0 ± 24.8"
 
 
+def test_two_values_are_shown_instead_of_an_interval():
+    estimate = Estimate.of([0.7722, 0.2166])
+    assert estimate.text(100) == "49.44 (±27.78)"
+    assert Estimate.of([0.002, -0.00001]).text(100, 2, "+") == "+0.10 (±0.10)"
+    assert estimate.shown_half_width == pytest.approx((0.7722 - 0.2166) / 2)
+    assert estimate.half_width == pytest.approx(12.706 * (0.7722 - 0.2166) / 2, rel=1e-3)
+    assert Estimate.of([0.5, None]).text() == "–"
+
+
+def test_three_values_are_shown_with_their_interval():
+    estimate = Estimate.of([0.1, 0.2, 0.3])
+    assert estimate.shown_half_width == estimate.half_width
+
+
 @given(NUMBERS)
 def test_one_value_has_no_interval(value):
     estimate = Estimate.of([value])
@@ -62,3 +76,14 @@ def test_the_mean_alone_has_a_form_and_a_dash():
     assert Estimate.of([0.5, 0.25]).plain(".1f", 100) == "37.5"
     assert Estimate.of([1234.0]).plain(",.0f") == "1,234"
     assert Estimate.of([]).plain(".1f") == "–"
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-9, -0.004])
+def test_a_number_that_rounds_to_zero_has_no_minus_sign(value):
+    estimate = Estimate.of([value])
+    assert (estimate.text(), estimate.text(sign="+")) == ("0.00", "+0.00")
+    assert (estimate.plain(".1f"), estimate.plain("+.1f"), estimate.plain(",.0f")) == ("0.0", "+0.0", "0")
+
+
+def test_a_mean_with_an_interval_has_no_negative_zero():
+    assert Estimate.of([-0.3001, 0.3, 0.0]).text(digits=1) == "0.0 ± 0.7"

@@ -17,6 +17,7 @@ from masksearch.core.protocol import Score, Trial
         (Score(0.25), "0.2500"),
         (Score(math.nan), "nan"),
         (Score(0.25, exact=False), "<= 0.2500"),
+        (Score(-0.00001), "0.0000"),
     ],
 )
 def test_a_bar_tells_scores_from_bounds_and_stops(score, text):

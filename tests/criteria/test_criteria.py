@@ -225,3 +225,14 @@ def test_balanced_batches_have_so_many_of_every_class():
     assert not torch.equal(other, images)
     with pytest.raises(InputError, match="examples per class: 5; class 3 has only 4"):
         balanced_batch(split, 5, generator())
+
+
+@every
+def test_a_criterion_called_directly_takes_the_network_in_data_parallel(name):
+    model = make_net()
+    space = weight_space(model)
+    plain = saliency(name, model, space, make_batches())
+    extras = {"generator": generator()} if CRITERIA[name].draws else {}
+    wrapped = nn.DataParallel(model)
+    again = CRITERIA[name].saliency(wrapped, space, make_batches(), initial=initial_of(model), **extras)
+    assert torch.equal(again, plain)

@@ -12,6 +12,7 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings.search_settings import SearchSettings
+from masksearch.experiment.sweep_grid import with_distinct_labels
 from masksearch.searchers import EDA, Annealing, RandomSearch
 from masksearch.training import TrainSettings
 
@@ -196,3 +197,18 @@ def test_eda_begins_with_the_first_saliency():
 def test_hashes_stay_as_they_are():
     """Run folders of earlier versions are found again only as long as this is so."""
     assert short_hash({"b": 1, "a": [1.5, None]}) == short_hash({"a": [1.5, None], "b": 1}) == "ad387916"
+
+
+def test_cells_of_one_name_have_the_settings_that_differ_in_their_labels():
+    sweep = SweepSettings(methods=("magnitude", "random"), sparsity=(0.9,), seeds=1)
+    parts = [Settings(sweep=sweep, scoring=ScoringSettings(scope=scope)) for scope in ("global", "layerwise")]
+    cells = [cell for part in parts for cell in grid(part)]
+    own = with_distinct_labels(cells)
+    assert [cell.label for cell in own[::2]] == [
+        "magnitude_s0.9_kend_seed0 (scope global)",
+        "magnitude_s0.9_kend_seed0 (scope layerwise)",
+    ]
+    assert [cell.folder for cell in own] == [cell.folder for cell in cells]
+    assert [cell.identity for cell in own] == [cell.identity for cell in cells]
+    alone = grid(parts[0])
+    assert with_distinct_labels(alone) == alone

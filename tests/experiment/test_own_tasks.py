@@ -153,7 +153,7 @@ def test_the_report_of_a_regression_names_its_metric(tmp_path):
     result = run_sweep(settings_of(tmp_path, seeds=2, sparsity=[0.25, 0.5]))
     page = write_report(result).read_text()
     dense = sum(network.test_accuracy for network in result.dense) / 2
-    assert f"The dense network reaches R2 {dense:.3f} ± " in page
+    assert f"The dense network reaches R2 {dense:.3f} (" in page
     assert " R2 " in page
     assert "than the dense network" in page
     table = (result.path / "results.md").read_text()

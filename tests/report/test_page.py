@@ -62,8 +62,10 @@ def test_the_page_loads_nothing_and_runs_only_what_it_holds(finished, page):
 
 
 def estimate(values, scale=100.0):
-    """``mean ± half width``, by SciPy."""
+    """``mean ± half width``, by SciPy; of two values ``mean (± half difference)``."""
     values = np.array(values)
+    if len(values) == 2:
+        return f"{scale * values.mean():.2f} (±{scale * np.ptp(values) / 2:.2f})"
     error = values.std(ddof=1) / len(values) ** 0.5
     half = t.interval(0.95, len(values) - 1, scale=error)[1] if error else 0.0
     return f"{scale * values.mean():.2f} ± {scale * half:.2f}"
@@ -221,6 +223,10 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
             (-0.02, -0.02, -0.05),
             "3.00 points below the dense network (not significant; 95 % interval over 3 seeds, paired: -7.30 to +1.30)",
         ),
+        (
+            (0.02, -0.01),
+            "0.50 points above the dense network (two seeds, paired: -1.00 and +2.00; too few for an interval)",
+        ),
         ((0.01,), "1.00 points above the dense network (one seed, so without an interval)"),
     ],
 )
@@ -258,7 +264,7 @@ def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
         test = 0.999 if cell.method == "random" else 0.5
         cells.append(changed(cell, trained={"val_accuracy": 0.9 if high else 0.8, "test_accuracy": test}))
     answer = answer_of(elsewhere(rounds, tmp_path, cells=cells))
-    assert answer.count("50.00 ± 0.00 %") == 2
+    assert answer.count("50.00 (±0.00) %") == 2
     assert "shuffled" not in answer
     assert "magnitude (one shot, found at 1ep)" in answer
 
@@ -403,10 +409,10 @@ def test_one_sentence_says_what_masking_repair_and_training_brought():
     assert what_steps_brought(rows) == [
         "Repair changes the accuracy at 90 % sparsity from 20.00 to 60.00 with annealing and from 10.00 to 50.00 with "
         "fpgm.",
-        "After repair, the best search differs from the best criterion at 90 % sparsity by +10.00 ± 0.00 points "
-        "(annealing minus fpgm).",
+        "After repair, the best search differs from the best criterion at 90 % sparsity by +10.00 (±0.00) "
+        "points (annealing minus fpgm).",
         "Retraining changes the accuracy at 90 % sparsity from 60.00 to 90.00 with annealing and from 50.00 to 80.00 "
-        "with fpgm; then they differ by +10.00 ± 0.00 points.",
+        "with fpgm; then they differ by +10.00 (±0.00) points.",
     ]
     assert what_steps_brought([*rows[:3], replace(rows[1], label="global")]) == [
         "Repair changes the accuracy at 90 % sparsity from 10.00 to 50.00 with fpgm.",

@@ -85,7 +85,7 @@ def test_figures_that_are_missing_are_dashes(finished):
 
 def test_the_caption_explains_only_what_is_there(finished, rounds):
     rows = summarise(rounds.cells)
-    assert "over 2 seeds" in caption(rows, columns_of(rows))
+    assert "mean (± half of the difference) over 2 seeds" in caption(rows, columns_of(rows))
     assert "shuffled: a control" in caption(rows, columns_of(rows))
     assert "learned" not in caption(rows, columns_of(rows))
     assert "speed" not in caption(rows, ["method", "trained %"])

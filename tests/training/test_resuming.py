@@ -22,6 +22,7 @@ from training_cases import (
 from masksearch.training import train
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 
@@ -109,3 +110,33 @@ def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
     assert again.stopped
     assert len(again.epochs) == 2
     assert same(again.model.state_dict(), stopped.snapshots[end])
+
+
+def test_state_of_the_optimiser_step_keeps_its_form_in_the_file(tmp_path, split):
+    path = tmp_path / "c"
+    train(make_model(), split, settings(ema=0.7), checkpoint=path)
+    step = load_tree(path)["step"]
+    assert list(step) == ["average", "average steps", "scaler"]
+    assert step["average"].keys() == make_model().state_dict().keys()
+    assert step["average steps"] > 0
+    assert step["scaler"] is None
+
+
+def test_checkpoint_of_an_early_version_without_a_state_of_the_step_is_read(tmp_path, split):
+    path = tmp_path / "c"
+    first = train(make_model(), split, SETTINGS, checkpoint=path)
+    save_tree(path, {name: value for name, value in load_tree(path).items() if name != "step"})
+    again = train(make_model(), split, SETTINGS, checkpoint=path)
+    assert again.epochs == first.epochs
+    assert same(again.model.state_dict(), first.model.state_dict())
+
+
+@pytest.mark.parametrize("change", [{"average": None}, {"average": {}}, "nothing"])
+def test_damaged_state_of_the_optimiser_step_is_refused(tmp_path, split, change):
+    path = tmp_path / "c"
+    train(make_model(), split, settings(ema=0.7), checkpoint=path)
+    tree = load_tree(path)
+    tree["step"] = {"scaler": None} if change == "nothing" else tree["step"] | change
+    save_tree(path, tree)
+    with pytest.raises(InputError, match="c is damaged or was changed"):
+        train(make_model(), split, settings(ema=0.7), checkpoint=path)

@@ -87,7 +87,8 @@ def over_seeds(number: int, intervals: bool = False) -> str:
     """Return words for a figure's caption that say how many seeds it shows, such as ``means over 3 seeds``."""
     if number == 1:
         return "one seed"
-    return f"means over {number} seeds" + " with 95 % intervals" * intervals
+    bars = " with 95 % intervals" if number > 2 else " with lines from one seed's value to the other's"
+    return f"means over {number} seeds" + bars * intervals
 
 
 def label_of(metric: Metric, before: str = "") -> str:

@@ -42,10 +42,11 @@ def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **lo
 def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
     """Return the lengths of error bars below and above n means, as an array of shape (2, n); 0 for a single seed.
 
+    Of two seeds, the bar reaches from one value to the other.
     Bars of accuracies end at 0 and 100 %.
     """
     means = np.array([metric.scale * estimate.mean for estimate in estimates])
-    halves = np.nan_to_num([metric.scale * estimate.half_width for estimate in estimates])
+    halves = np.nan_to_num([metric.scale * estimate.shown_half_width for estimate in estimates])
     if not metric.is_accuracy:
         return np.array([halves, halves])
     return np.array([np.minimum(halves, means), np.minimum(halves, 100 - means)]).clip(0)

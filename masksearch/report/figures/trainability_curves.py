@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from masksearch.analysis import Estimate, Group, control_rows
+from masksearch.analysis import INTERVALS, Estimate, Group, control_rows
 from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_curve
@@ -40,7 +40,7 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
             )
         )
     about = (
-        "Training losses of the first, the middle and the last epoch: mean ± 95 % interval over seeds. Best epoch: "
+        f"Training losses of the first, the middle and the last epoch: {INTERVALS}. Best epoch: "
         "number of the epoch with the best validation result, in the learning rate's schedule."
     )
     head = (
@@ -77,7 +77,7 @@ def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
         for row in control_rows(groups)
     ]
     about = (
-        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Shuffled: the mask permuted within "
+        f"Test {metric.name} after the last epoch: {INTERVALS}. Shuffled: the mask permuted within "
         "its layers, which keeps only the layers' densities; reinitialised: the mask on new weights; repaired: the "
         "mask on weights that are made as orthonormal as the mask allows. If a control is as good as the ticket, "
         "the part that it changes (units of the mask, or weights) does not matter."

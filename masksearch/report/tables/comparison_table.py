@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from masksearch.analysis import PairedRow, different_settings, paired_rows
+from masksearch.analysis import INTERVALS, PairedRow, different_settings, paired_rows
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment import SweepResult
 from masksearch.experiment.result_parts import Metric
@@ -32,7 +32,7 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
     head += tuple(f"{name} - {names[0]}" for name in names[1:])
     points = " in points" * metric.is_accuracy
     about = (
-        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Differences{points} from the "
+        f"Test {metric.name} after the last epoch: {INTERVALS}. Differences{points} from the "
         "first run are paired by seed; – where a run has no such cell. An interval over few seeds is no "
         "significance test."
     )

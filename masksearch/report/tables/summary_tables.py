@@ -146,7 +146,9 @@ def markdown_table(rows: Sequence[SummaryRow]) -> str:
 def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     """Return sentences that explain the columns in ``columns`` of the results table."""
     seeds = max((row.trained.n for row in rows), default=0)
-    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
+    over = "one seed, so without intervals"
+    if seeds > 1:
+        over = f"mean {'± 95 % interval' if seeds > 2 else '(± half of the difference)'} over {seeds} seeds"
     metric = metric_of(rows)
     lower = "" if metric.higher_is_better else " (lower is better)"
     sentences = [f"Test {metric.name}{lower} after the last epoch: {over}."]

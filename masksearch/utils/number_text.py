@@ -1,0 +1,7 @@
+"""Numbers as text, for tables and sentences."""
+
+
+def number_text(value: float, form: str) -> str:
+    """Return a number formatted by ``form``, such as ``+.2f``; a number that rounds to 0 has no minus sign."""
+    sign = "+" * form.startswith("+")
+    return f"{value:{sign}z{form.removeprefix('+')}}"
