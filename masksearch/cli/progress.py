@@ -1,7 +1,9 @@
 """Live table of a sweep in a terminal: a row for the sweep, and one for the current step of each worker."""
 
+import time
 from collections.abc import Iterable, Sequence
 from copy import copy
+from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
@@ -34,11 +36,12 @@ class ProgressBars(SweepCallback):
     """Callback of a sweep that shows live progress bars, and prints a line per finished run (method, sparsity, seed).
 
     The table has a row for the sweep, with the number of failed cells, and a row for each worker: its cell, the stage
-    of the cell, the last and the best score, and the time left of the stage.
+    of the cell, the last and the best score, and the time left of the stage. Without a terminal, as in a log file, it
+    prints a line with the state of a long stage instead, at most one per ``seconds``.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, seconds: float = 60.0) -> None:
+        self._console, self._seconds = console, seconds
         self._bars = _Table(
             bars.TextColumn("{task.fields[worker]}"),
             bars.TextColumn("{task.fields[cell]}"),
@@ -54,6 +57,7 @@ class ProgressBars(SweepCallback):
         self._best = float("nan")
         self._worker, self._cell = "", ""
         self._failed = [0]  # shared by the copies for workers
+        self._printed = [time.monotonic()]  # when the last line was printed; shared by the copies
 
     def __enter__(self) -> "ProgressBars":
         self._bars.start()
@@ -71,7 +75,9 @@ class ProgressBars(SweepCallback):
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
         """Show a progress bar for the whole sweep, and print how many of its runs are finished already."""
         if len(to_do) < len(cells):
-            self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
+            self._print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
+        if not self._console.is_terminal:
+            self._print(f"{len(to_do)} cells to run", highlight=False)
         self._sweep = self._bars.add_task("cells", total=len(to_do), note="", worker="all", cell="")
 
     def dense_begins(self, seed: int, epochs: int) -> None:
@@ -126,7 +132,7 @@ class ProgressBars(SweepCallback):
         notes = "".join(f"  {escape(criterion)} was better" for criterion in result.kept_criteria)
         notes += f"  [yellow]empties {escape(', '.join(emptied))}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
-        self._console.print(
+        self._print(
             f"[dim]{escape(f'{cell.label:<44}')}[/]{escape(name)} {words[0]} {before}  {words[1]} {after}{notes}",
             highlight=False,
             soft_wrap=True,
@@ -137,7 +143,7 @@ class ProgressBars(SweepCallback):
         """Print the name of a failed run of the sweep, and a sentence about the error that ended it."""
         ranks().agree(f"{cell.label}: {sentence}")
         text = f"{cell.label}: failed: {sentence}"
-        self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        self._print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         self._failed[0] += 1
         self._ended()
 
@@ -159,8 +165,19 @@ class ProgressBars(SweepCallback):
         )
 
     def _advance(self, note: str) -> None:
-        if self._stage is not None:
-            self._bars.update(self._stage, advance=1, note=note)
+        if self._stage is None:
+            return
+        self._bars.update(self._stage, advance=1, note=note)
+        if self._console.is_terminal or time.monotonic() - self._printed[0] < self._seconds:
+            return
+        task = next(task for task in self._bars.tasks if task.id == self._stage)
+        of = "" if task.total is None else f" of {task.total:.0f}"
+        text = f"{self._cell}: {task.description} {task.completed:.0f}{of}  {note}"
+        self._print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _print(self, text: str, **options: Any) -> None:
+        self._console.print(text, **options)
+        self._printed[0] = time.monotonic()
 
 
 def _shown(score: Score) -> str:

@@ -89,3 +89,20 @@ def test_workers_and_failures_are_in_one_live_table():
         second.cell_fails(two, "it was wrong")
         sweep, _ = bars._bars.tasks
         assert (sweep.completed, sweep.fields["note"]) == (1, "[red]1 failed[/]")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lines"),
+    [(0.0, ["one: training 1 of 2  loss 0.5000", "one: training 2 of 2  loss 0.5000"]), (60.0, [])],
+)
+def test_a_log_file_gets_a_line_about_a_long_stage_after_the_given_seconds(seconds, lines):
+    written = io.StringIO()
+    bars = ProgressBars(Console(file=written), seconds)
+    cell = SimpleNamespace(label="one")
+    bars.sweep_begins([cell, cell], [cell, cell])
+    bars.cell_begins(cell)
+    bars.retraining_begins(cell, 2)
+    for _ in range(2):
+        bars.epoch(SimpleNamespace(train_loss=0.5, val_metric=None))
+    expected = ["2 cells to run", *(line.replace("training", "retraining") for line in lines)]
+    assert written.getvalue().splitlines() == expected
