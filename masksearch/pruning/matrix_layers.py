@@ -38,6 +38,11 @@ class MatrixLayer:
         """Name of the layer's weight among the network's parameters."""
         return f"{self.name}.{self.weight}".lstrip(".")
 
+    @property
+    def mask_name(self) -> str:
+        """Name of the layer in a space of weights: the module's, or the weight's if the module has several weights."""
+        return self.name if self.weight == "weight" else self.weight_name
+
     def has_bias(self, module: Any) -> bool:
         """Return whether the layer, whose parameters are in ``module``, has a bias."""
         return getattr(module, self.bias) is not None

@@ -1,5 +1,7 @@
 """One-shot pruning: masks and weights against other derivations, blocks against plain calibration, resuming."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -296,10 +298,31 @@ def test_criteria_of_inputs_rate_the_projections_of_multihead_attention(criterio
     assert [int(mask.bits[layer.slice].sum()) for layer in space.layers] == [layer.size // 2 for layer in space.layers]
 
 
-def test_output_projections_of_multihead_attention_are_pruned() -> None:
-    result = ms.one_shot(Attention().eval(), torch.randn(8, 5, 8), sparsity=0.5)
-    assert [(layer.name, layer.density) for layer in result.layers] == [("attention.out_proj", 0.5)]
+def test_projections_of_multihead_attention_are_pruned(tmp_path: Path) -> None:
+    model, inputs = Attention().eval(), torch.randn(8, 5, 8)
+    result = ms.one_shot(model, inputs, sparsity=0.5, folder=tmp_path)
+    found = [(layer.name, layer.density) for layer in result.layers]
+    assert found == [("attention.in_proj_weight", 0.5), ("attention.out_proj", 0.5)]
     assert int(result.model.attention.out_proj.weight.count_nonzero()) == 32
+    rows = inputs.flatten(0, 1).double()
+    keep, weights = sparsegpt(model.attention.in_proj_weight.detach().double(), rows.T @ rows, Kept(0.5))
+    assert torch.equal(result.mask.bits[: keep.numel()].view_as(keep), keep)
+    assert torch.allclose(result.model.attention.in_proj_weight, weights.float(), atol=1e-6)
+    again = ms.one_shot(model, inputs, sparsity=0.5, folder=tmp_path)
+    assert again.mask == result.mask
+    levels = LayerLevels(model, result.space, inputs)(result.mask)
+    assert torch.allclose(levels.attention.in_proj_weight, weights.float(), atol=1e-6)
+
+
+class CrossAttention(Attention):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x + 1, x)[0]
+
+
+def test_input_projections_of_different_tensors_stay_dense() -> None:
+    result = ms.one_shot(CrossAttention().eval(), torch.randn(8, 5, 8), sparsity=0.5)
+    assert [layer.name for layer in result.layers] == ["attention.out_proj"]
+    assert bool(result.model.attention.in_proj_weight.count_nonzero() == 24 * 8)
 
 
 def test_the_criterion_owl_keeps_outlier_densities_at_one_global_ranking() -> None:

@@ -89,6 +89,7 @@ def call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batch
 def weights_digest(network: nn.Module, layers: Mapping[str, MatrixLayer]) -> str:
     """Return a hash of the weights that the layers of a block have before pruning."""
     digest = hashlib.sha256()
-    for name in layers:
-        digest.update(network.get_submodule(name).weight.detach().float().cpu().contiguous().numpy().tobytes())  # type: ignore[operator]
+    for layer in layers.values():
+        weight = network.get_parameter(layer.weight_name)
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

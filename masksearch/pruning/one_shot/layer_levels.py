@@ -59,13 +59,13 @@ class LayerLevels:
         self.space, self.method = space, choose("method", method, list(METHODS))
         self.dense = copy_network(model).eval()
         batches = calibration_batches(examples, device_of(model))
-        found = {layer.name: layer for layer in matrix_layers(self.dense, batches[0])}
+        found = {layer.mask_name: layer for layer in matrix_layers(self.dense, batches[0])}
         others = [layer.name for layer in space.layers if layer.name not in found]
         if others:
             raise InputError(f"space: the network doesn't call layer {others[0]!r}; name it in the space's exclude=")
         self._layers = {layer.name: found[layer.name] for layer in space.layers}
         grams = gram_matrices(self.dense, self.dense, list(self._layers.values()), batches)
-        self._grams = {name: _whole(grams.pop(name)) for name in self._layers}
+        self._grams = {name: _whole(grams.pop(layer.name)) for name, layer in self._layers.items()}
         self._cached: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._n_cached = 0
 
@@ -82,9 +82,8 @@ class LayerLevels:
         network = copy_network(self.dense)
         for layer, n_kept in zip(self.space.layers, mask.kept_per_layer().values(), strict=True):
             if n_kept < layer.size:
-                self._layers[layer.name].store(
-                    network.get_submodule(layer.name), self._pruned(layer.name, n_kept, n_kept / layer.size)
-                )
+                own = self._layers[layer.name]
+                own.store(network.get_submodule(own.name), self._pruned(layer.name, n_kept, n_kept / layer.size))
         return network
 
     def _pruned(self, name: str, n_kept: int, density: float) -> Tensor:
@@ -93,7 +92,8 @@ class LayerLevels:
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]
-        matrix = self._layers[name].matrix(self.dense.get_submodule(name))
+        layer = self._layers[name]
+        matrix = layer.matrix(self.dense.get_submodule(layer.name))
         new = matrix.clone()
         for group, gram in enumerate(self._grams[name]):
             _, new[group, :, :-1] = METHODS[self.method](matrix[group, :, :-1], gram, Kept(density))

@@ -73,9 +73,9 @@ def one_shot(
 ) -> OneShot:
     """Prune the weights of a trained network block by block, without retraining, from a few inputs without labels.
 
-    Each block is calibrated on what the pruned blocks before it return. Only linear layers, convolutions and output
+    Each block is calibrated on what the pruned blocks before it return. Only linear layers, convolutions and the
     projections of ``nn.MultiheadAttention`` inside the blocks are pruned; embeddings and the head of a language model
-    are not.
+    are not. Input projections are left out where query, key and value are different tensors.
 
     Memory besides the network: the activations of all examples at one boundary between blocks, and a Gram matrix
     (k, k) in float64 for every layer of one block, k = inputs x kernel size.
@@ -140,7 +140,7 @@ def one_shot(
                 if store is not None:
                     store.save(number, digest, done)
             for layer, result in done.items():
-                own[layer].store(network.get_submodule(layer), result.matrix)
+                own[layer].store(network.get_submodule(own[layer].name), result.matrix)
                 reports[layer], keep[layer] = result.report, result.keep
             runs.advance(name)
             block.to(home)
@@ -190,7 +190,7 @@ def outlier_densities(
         for name in order:
             own = _inside(name, layers)
             counts = [
-                outlier_share(own[layer].matrix(network.get_submodule(layer))[group, :, :-1], gram, factor)
+                outlier_share(own[layer].matrix(network.get_submodule(own[layer].name))[group, :, :-1], gram, factor)
                 for layer, grams in _grams(network, name, own, runs).items()
                 for group, gram in enumerate(grams)
             ]
@@ -242,7 +242,7 @@ def _layers(
     include = [f"{name}.*" if name else "*" for name in names]
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     with _without_cache(network):
-        layers = {layer.name: layer for layer in matrix_layers(network, batches[0])}
+        layers = {layer.mask_name: layer for layer in matrix_layers(network, batches[0])}
     every = weight_space(network, "all", include, exclude)
     other = [layer.name for layer in every.layers if layer.name not in layers]
     if len(other) == len(every.layers):
@@ -294,8 +294,9 @@ def _prune_block(
     """Prune all layers of a block on the inputs that they have while the block is dense."""
     results = {}
     for layer, grams in _grams(network, name, layers, runs).items():
-        module: Any = network.get_submodule(layer)
-        matrix = layers[layer].matrix(module).to(grams[0].device)
+        own = layers[layer]
+        module: Any = network.get_submodule(own.name)
+        matrix = own.matrix(module).to(grams[0].device)
         keep = torch.empty(matrix[..., :-1].shape, dtype=torch.bool)
         new, errors = matrix.clone(), []
         for group, gram in enumerate(grams):
@@ -303,7 +304,7 @@ def _prune_block(
             keep[group], new[group, :, :-1] = METHODS[method](dense, gram, kept[layer])
             errors.append(relative_error(dense, new[group, :, :-1], gram))
         report = LayerReport(layer, float(keep.double().mean()), sum(errors) / len(errors))
-        results[layer] = BlockLayer(new, weight_shaped(keep, layers[layer], module.weight.shape), report)
+        results[layer] = BlockLayer(new, weight_shaped(keep, own, getattr(module, own.weight).shape), report)
     return results
 
 
@@ -312,11 +313,13 @@ def _grams(
 ) -> dict[str, list[Tensor]]:
     """Return the Gram matrices (k, k) of the layers' inputs, one per group of the layer, in float64."""
     sums: dict[str, list[Tensor]] = {}
+    by_module = {layer.name: layer for layer in layers.values()}
 
     def add(name: str, inputs: Tensor) -> None:
-        for group, rows in enumerate(layers[name].input_rows(network.get_submodule(name), inputs)):
+        layer = by_module[name]
+        for group, rows in enumerate(layer.input_rows(network.get_submodule(name), inputs)):
             gram = (rows.float().T @ rows.float()).double()
-            own = sums.setdefault(name, [])
+            own = sums.setdefault(layer.mask_name, [])
             if len(own) == group:
                 own.append(gram)
             else:
