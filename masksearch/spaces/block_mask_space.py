@@ -218,7 +218,7 @@ class BlockSpace(RemovableSpace):
         return self._total(hold) - int(self.unit_costs(hold).numpy()[~kept.astype(bool)].sum())
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """Return the mask of the blocks of highest saliency; with ``hold``, the longest prefix of them that fits.
+        """Return the mask of the blocks of highest saliency; with ``hold``, a block that doesn't fit is skipped.
 
         Raises
         ------
@@ -230,15 +230,20 @@ class BlockSpace(RemovableSpace):
         if amount.hold == "units":
             return super()._top(saliency, amount, generator)
         shuffled = torch.randperm(self.n_units, generator=generator)
-        ranking = shuffled[saliency[shuffled].argsort(descending=True, stable=True)]
-        none = self.cost_of(np.zeros(self.n_units, dtype=bool), amount.hold)
-        costs = none + self.unit_costs(amount.hold)[ranking].cumsum(0)
-        if none > self.allowed(amount):
+        ranking = shuffled[saliency[shuffled].argsort(descending=True, stable=True)].tolist()
+        allowed, costs = self.allowed(amount), self.unit_costs(amount.hold).tolist()
+        spent = self.cost_of(np.zeros(self.n_units, dtype=bool), amount.hold)
+        if spent > allowed:
             raise InputError(
-                f"density: {amount.density} of the {amount.hold} is less than {none / self._total(amount.hold):.3g}, "
+                f"density: {amount.density} of the {amount.hold} is less than {spent / self._total(amount.hold):.3g}, "
                 "the share of the network without any block; give a higher density"
             )
-        return Mask.of_units(self, ranking[costs <= self.allowed(amount)].numpy())
+        kept = []
+        for block in ranking:
+            if spent + costs[block] <= allowed:
+                kept.append(block)
+                spent += costs[block]
+        return Mask.of_units(self, np.array(kept, dtype=np.int64))
 
 
 def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:

@@ -9,6 +9,7 @@ from space_cases import randomised
 from torch import nn
 
 import masksearch as ms
+from masksearch.core.amount import Amount
 from masksearch.cost import macs
 from masksearch.criteria import select
 from masksearch.data import Split
@@ -202,9 +203,14 @@ def test_densities_hold_units_parameters_and_macs(hold):
     saliency = torch.randn(space.n_units, generator=torch.Generator().manual_seed(0))
     mask = space.top_k(saliency, 0.6, hold=hold)
     assert space.share(mask, hold) <= 0.63
-    worst_kept, best_pruned = saliency[mask.bits].min(), saliency[~mask.bits].max()
-    assert worst_kept > best_pruned
-    if hold != "units":
+    if hold == "units":
+        assert saliency[mask.bits].min() > saliency[~mask.bits].max()
+    else:  # a block is pruned only if it doesn't fit beside the kept blocks of higher saliency
+        costs, allowed = space.unit_costs(hold), space.allowed(Amount(0.6, hold=hold))
+        none = space.cost_of(torch.zeros(space.n_units, dtype=torch.bool).numpy(), hold)
+        for block in (~mask.bits).nonzero().flatten().tolist():
+            beside = costs[mask.bits & (saliency > saliency[block])].sum()
+            assert none + beside + costs[block] > allowed
         with pytest.raises(InputError, match="the share of the network without any block"):
             space.top_k(saliency, 0.001, hold=hold)
 
@@ -340,3 +346,11 @@ def test_masks_and_networks_of_other_spaces_are_refused():
         ms.prune(mlp_blocks(4, width=10), space, space.full())
     with pytest.raises(InputError, match="make a filter space"):
         ms.slice_state(space, space.full(), {})
+
+
+def test_a_block_that_does_not_fit_is_skipped():
+    model = nn.Sequential(*(torchvision.models.resnet.BasicBlock(width, width) for width in (4, 4, 16)))
+    model = nn.Sequential(model[0], model[1], nn.Conv2d(4, 16, 1), model[2]).eval()
+    space = ms.block_space(model, torch.zeros(1, 4, 8, 8))
+    saliency = torch.tensor([1.0, 2.0, 3.0])  # the third block, the best, has sixteen times the MACs of the others
+    assert space.top_k(saliency, 0.3, hold="macs").bits.tolist() == [True, True, False]
