@@ -183,7 +183,9 @@ def test_blocks_and_unions_are_removed(residual, granularity, method, share):
     assert result.after.macs == int(ms.cost.macs(result.model, example)) == result.space.kept_macs(result.mask)
     for name, most in share.items():
         hold = {"sparsity": "units"}.get(name, name)
-        assert result.space.share(result.mask, hold) <= most + 1e-9
+        reached = result.space.share(result.mask, hold)
+        assert reached <= most + 1e-9
+        assert (f"({reached:.4g} are)" in str(result)) == (abs(reached - most) > 0.01 * most)
     assert result.before.params == sum(p.numel() for p in model.parameters())
     assert f"{granularity} mask, at most" in str(result)
     mask = ms.find_mask(model, data, granularity=granularity, method=method, budget=10, **share)

@@ -72,7 +72,7 @@ def compress(
         ``union`` (branches and filters in one mask, :func:`~masksearch.union_space`), or ``nm`` (2 of every 4 weights,
         :func:`~masksearch.nm_space`; ``sparsity`` may be left out). Default: weights with ``sparsity``, else filters.
     budget : int
-        Number of masks that a search scores.
+        Number of masks that a search scores. Criteria score no masks, and do not use it.
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: for filters ``"reconstructed"``, minus the
         distance to the dense network's outputs after repair; else ``"loss"``, minus the task's loss, or ``"distance"``

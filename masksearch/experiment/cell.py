@@ -108,7 +108,7 @@ class Cell:
     def searcher(self) -> Searcher:
         """Return a new searcher of this run's method (such as ``annealing``), with the sweep's settings."""
         if self.method == "annealing":
-            return self.settings.annealing
+            return self.settings.annealing.with_settings()  # a copy: a search leaves its state in its searcher
         searcher = SEARCHERS[self.method]()
         if searcher.names_saliency and self.settings.search.saliencies:
             searcher = searcher.with_settings(saliency=self.settings.search.saliencies[0])

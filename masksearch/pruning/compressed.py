@@ -1,5 +1,6 @@
 """Result of ``ms.compress``: the smaller network, and measurements before and after, printed as a table."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from masksearch.utils.nested import Nested
 TIMED = 64
 """Examples in the batch whose latency is measured."""
 _SECONDS = 0.3  # of measuring one latency
+_CLOSE = 0.01  # relative difference of the kept share to the allowed share from which results show both
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Compressed:
         asked, hold = self.amount.single("a result has one density"), self.amount.hold
         whole = {"macs": "MACs", "params": "parameters", "units": "units" if self.space.removes_parts else "weights"}
         share = f"{asked:.4g} of the {whole[hold]}"
-        got = f" ({self.space.share(self.mask, hold):.4g} are)" if self.space.limits is not None else ""
+        reached = self.space.share(self.mask, hold)
+        got = "" if math.isclose(reached, asked, rel_tol=_CLOSE) else f" ({reached:.4g} are)"
         where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
         repaired = ", repaired by least squares" * self.repaired
         lines.append(f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}{repaired}; {where}")

@@ -212,3 +212,9 @@ def test_cells_of_one_name_have_the_settings_that_differ_in_their_labels():
     assert [cell.identity for cell in own] == [cell.identity for cell in cells]
     alone = grid(parts[0])
     assert with_distinct_labels(alone) == alone
+
+
+def test_every_search_of_a_cell_has_a_searcher_of_its_own():
+    cell = first(BASE)
+    assert cell.searcher() == cell.settings.annealing
+    assert cell.searcher() is not cell.settings.annealing  # a search leaves its state in its searcher

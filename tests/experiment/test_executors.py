@@ -69,6 +69,21 @@ def test_two_processes_give_the_results_of_one(inline, tmp_path):
     assert sum(kind == "trial" for kind, _ in notes.noted) == SMALL["budget"] * 2
 
 
+def test_annealing_over_densities_within_macs_runs_in_a_process(tmp_path):
+    flat = {
+        "model": "conv2:0.25",
+        "methods": ["annealing"],
+        "granularity": "filter",
+        "hold": "macs",
+        "annealing": {"densities": True},
+    }
+    one, other = (
+        results(run_sweep(settings_in(tmp_path / executor[0], executor=executor, **flat)).path.parent)
+        for executor in ("inline", "processes:1")
+    )
+    assert one == other
+
+
 def test_cells_with_two_threads_are_equal_inline_and_in_a_process(tmp_path):
     flat = {"model": "conv2:0.25", "methods": ["annealing"], "threads": 2}
     inline, process = (
