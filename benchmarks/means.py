@@ -4,8 +4,8 @@
     python -m benchmarks.means benchmarks/results/controls.csv --of magnitude snip random --write controls_pairs
 
 ``--of NAME`` prints NAME minus each other method, in pairs by seed; ``--of`` with several names prints each name minus
-its controls. Accuracies in percent, with 95 % intervals (Student's t) and, in parentheses, the number of seeds where it
-is less than the most of the table.
+its controls. Accuracies are in percent, other columns as they are, with 95 % intervals (Student's t) and, in
+parentheses, the number of seeds where it is less than the most of the table.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def means(found: Series, column: str) -> _Cells:
     """Return the mean of a column over seeds, by method and sparsity."""
     return {
         name: {
-            sparsity: _text(Estimate.of(_by_seed(rows, sparsity, column).values()))
+            sparsity: _text(Estimate.of(_by_seed(rows, sparsity, column).values()), column)
             for sparsity in sorted({sparsity for sparsity, _ in rows})
         }
         for name, rows in found.items()
@@ -47,7 +47,8 @@ def differences(found: Series, names: Sequence[str], column: str) -> _Cells:
             for sparsity in sorted({sparsity for sparsity, _ in found[name]}):
                 one, two = (_by_seed(found[method], sparsity, column) for method in (name, other))
                 if both := [seed for seed in one if seed in two]:
-                    row[sparsity] = _text(paired([one[s] for s in both], [two[s] for s in both]).difference, "+")
+                    difference = paired([one[s] for s in both], [two[s] for s in both]).difference
+                    row[sparsity] = _text(difference, column, "+")
     return cells
 
 
@@ -55,19 +56,25 @@ def _by_seed(rows: dict[tuple[float, int], dict[str, str]], sparsity: float, col
     return {seed: number(row, column) for (other, seed), row in sorted(rows.items()) if other == sparsity}
 
 
-def _text(estimate: Estimate, sign: str = "") -> tuple[str, int]:
-    return estimate.text(100, 2, sign), estimate.n
+def _text(estimate: Estimate, column: str, sign: str = "") -> tuple[str, int]:
+    scale, digits = (100, 2) if column.endswith("accuracy") else (1, 3)
+    return estimate.text(scale, digits, sign), estimate.n
 
 
-def table(cells: _Cells) -> str:
-    """Return names x sparsities as Markdown."""
+def _quantity(column: str) -> str:
+    parts = {"test_accuracy": "Test accuracy in percent", "val_accuracy": "Validation accuracy in percent"}
+    return next((text for part, text in parts.items() if column.endswith(part)), f"{column}, mean")
+
+
+def table(cells: _Cells, column: str) -> str:
+    """Return names x sparsities as Markdown; accuracies in percent."""
     sparsities = sorted({sparsity for row in cells.values() for sparsity in row})
     most = max(n for row in cells.values() for _, n in row.values())
     lines = [["method", *(f"{100 * sparsity:g} %" for sparsity in sparsities)], ["---", *["---:"] * len(sparsities)]]
     for name, row in cells.items():
         texts = [row.get(sparsity, ("–", most)) for sparsity in sparsities]
         lines.append([name, *(text + f" ({n})" * (n < most) for text, n in texts)])
-    note = f"Test accuracy in percent over {most} seed{'s' * (most > 1)}, or over as many seeds as in parentheses."
+    note = f"{_quantity(column)} over {most} seed{'s' * (most > 1)}, or over as many seeds as in parentheses."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}\n"
 
 
@@ -81,7 +88,8 @@ def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:
     asked = parser.parse_args(arguments)
     try:
         found = series(read_rows(asked.rows))
-        text = table(differences(found, asked.of, asked.column) if asked.of else means(found, asked.column))
+        cells = differences(found, asked.of, asked.column) if asked.of else means(found, asked.column)
+        text = table(cells, asked.column)
         if asked.write:
             write_block(asked.write, text, home)
     except InputError as error:

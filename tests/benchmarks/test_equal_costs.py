@@ -60,7 +60,7 @@ def test_every_seed_stands_between_its_own_sparsities():
     rows = rows_of_three()
     snip = series(rows)["snip"]
     assert at_share(snip, MACS, "trained.test_accuracy", 0.1).mean == pytest.approx((0.8 + 0.6) / 2)
-    assert at_share(snip, MACS, "trained.test_accuracy", 0.01).text() == "0.40 ± 0.00"
+    assert at_share(snip, MACS, "trained.test_accuracy", 0.01).text() == "0.40 (±0.00)"
     assert at_share(snip, MACS, "trained.test_accuracy", 0.2).text() == "–"  # one seed alone reaches it
 
 
@@ -81,8 +81,8 @@ def test_only_costs_that_differ_have_a_table():
     assert "Parameters differ by less than 10 % at every sparsity" in text
     assert "At equal MACs, as shares of the dense network's 1,000,000" in text
     assert "| method | 10 % of MACs | 18 % of MACs | 32 % of MACs | 56 % of MACs | 100 % of MACs |" in text
-    assert "| snip | **70.00 ± 127.06** | – | – | – | – |" in text
-    assert "| magnitude | 40.00 ± 0.00 |" in text
+    assert "| snip | **70.00 (±10.00)** | – | – | – | – |" in text
+    assert "| magnitude | 40.00 (±0.00) |" in text
 
 
 def test_a_figure_against_costs_has_a_panel_a_method_and_the_front_in_each():

@@ -20,14 +20,14 @@ def rows(tmp_path):
 def test_means_name_the_seeds_where_some_are_missing(tmp_path, capsys):
     assert main([rows(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "| snip | 92.00 ± 12.71 |" in out
+    assert "| snip | 92.00 (±1.00) |" in out
     assert "| random | 50.00 (1) |" in out
 
 
 def test_differences_are_paired_and_several_names_are_compared_with_their_controls(tmp_path, capsys):
     assert main([rows(tmp_path), "--of", "snip"]) == 0
     out = capsys.readouterr().out
-    assert "| snip minus snip shuffled | +1.50 ± 6.35 |" in out
+    assert "| snip minus snip shuffled | +1.50 (±0.50) |" in out
     assert "| snip minus random | +41.00 (1) |" in out
     assert main([rows(tmp_path), "--of", "snip", "random"]) == 0
     assert "minus random" not in capsys.readouterr().out

@@ -127,7 +127,7 @@ def test_only_the_optimum_shows_as_one():
     run = problems.Run(math.inf, [0.99999], 0.001, curves.Climb())
     assert problems._row("x", [run], 50) == "| x | 0 of 1 | > 50 | 0.999 | 1.000 |"
     found = problems.Run(7, [1.0], 0.001, curves.Climb())
-    assert problems._row("x", [found, found], 50) == "| x | 2 of 2 | 7 (7 to 7) | 1.000 ± 0.000 | 1.000 |"
+    assert problems._row("x", [found, found], 50) == "| x | 2 of 2 | 7 (7 to 7) | 1.000 (±0.000) | 1.000 |"
 
 
 def climb(*steps, end):

@@ -27,7 +27,7 @@ def test_the_best_by_validation_is_what_all_others_are_tested_against():
     assert "| magnitude | 85.50 | 1.00 | +2.00 ± 0.00 | 6–0 | 0.0312 | 0.0625 |" in text  # 2 x 2^-6, and twice that
     assert "| random | 43.50 | 3.00 | -40.00 ± 0.00 | 0–6 | 0.0312 | 0.0625 |" in text
     assert "| magnitude | – | 6 | 6 |" in text  # who beats whom
-    assert "| snip | **85.50 ± 6.35** |" in text
+    assert "| snip | **85.50 (±0.50)** |" in text
     assert "parameters: magnitude 90 % (100), magnitude 70 % (300), magnitude 50 % (500)." in text
     assert "MACs: snip 50 % (10), magnitude 50 % (20)." in text
 
@@ -38,7 +38,7 @@ def test_what_is_not_finished_is_no_block_and_says_so():
     assert text.startswith("15 of 18 cases.")
     assert "1 blocks:" in text
     assert "| **81.00 (1)** |" in text
-    assert "| random | 45.50 ± 6.35 | – |" in text
+    assert "| random | 45.50 (±0.50) | – |" in text
 
 
 def test_searches_are_compared_seed_by_seed():
@@ -55,7 +55,7 @@ def test_searches_are_compared_seed_by_seed():
 def test_a_tie_is_no_difference():
     values = np.array([[0.5, 0.5], [0.7, 0.7]])
     text = comparison(Blocks(("one", "two"), values, values))
-    assert "| two | 60.00 | 1.50 | +0.00 ± 0.00 | 0–0 | 1.0000 | 1.0000 |" in text
+    assert "| two | 60.00 | 1.50 | +0.00 (±0.00) | 0–0 | 1.0000 | 1.0000 |" in text
     assert "| one | – | 1 |" in text
 
 

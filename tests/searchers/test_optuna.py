@@ -315,8 +315,11 @@ LARGE = MaskSpace([("a", (50, 50), 2500), ("b", (50, 50), 2500)])
 REFUSED = {
     "pass saliencies=": (OptunaSearch("tpe", "mixture"), on()),
     "the only saliency": (OptunaSearch("tpe", "mixture"), on(saliencies={"first": ranked()})),
-    "one layer": (OptunaSearch("tpe"), on(ONE_LAYER)),
-    "5000 parameters .bits.; at most 1000, where a proposal takes": (OptunaSearch("tpe", "bits"), on(LARGE)),
+    "only layer has the given density": (OptunaSearch("tpe"), on(ONE_LAYER)),
+    "5000 parameters .bits.; at most 1000 are allowed, with which a proposal takes": (
+        OptunaSearch("tpe", "bits"),
+        on(LARGE),
+    ),
     "unknown saliency": (OptunaSearch("tpe", saliency="third"), on(saliencies=SALIENCIES)),
 }
 

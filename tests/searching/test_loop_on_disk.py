@@ -249,7 +249,7 @@ class TestLargerBudgets:
 
     def test_a_finished_smaller_budget_is_refused_for_another_search(self, tmp_path):
         self.both(Annealing, tmp_path)
-        with pytest.raises(InputError, match=r"its seed is 4, and this search has 5$"):
+        with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=20, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
     def test_a_smaller_budget_is_refused(self, tmp_path):
@@ -261,7 +261,7 @@ class TestLargerBudgets:
 
     def test_another_search_of_a_larger_budget_is_refused(self, tmp_path):
         self.both(Annealing, tmp_path)
-        with pytest.raises(InputError, match=r"its seed is 4, and this search has 5$"):
+        with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
     def test_a_finished_search_is_not_done_again(self, tmp_path):
