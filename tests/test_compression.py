@@ -296,8 +296,14 @@ def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
     [
         ({}, "exactly one is needed, and none of them is given"),
         ({"macs": 0.5, "params": 0.5}, "macs, params is given"),
-        ({"macs": 0.0}, r"macs: 0.0; allowed is in \(0, 1\]"),
-        ({"sparsity": 1.0}, r"sparsity: 1.0; allowed is in \[0, 1\)"),
+        ({"macs": 0.0}, r"macs: 0.0; allowed is a number in \(0, 1\]"),
+        ({"macs": "0.5"}, r"macs: '0.5' is a str; allowed is a number in \(0, 1\]"),
+        ({"macs": True}, "macs: True is a bool"),
+        ({"macs": 0.001}, "macs: 0.001 of the macs is less than .*; give a higher macs"),
+        ({"macs": 0.5, "device": "gpu"}, "device: 'gpu'; allowed are cpu"),
+        ({"macs": 0.5, "seed": "a"}, "seed: a; allowed is a whole number"),
+        ({"macs": 0.5, "method": ms.searchers.Annealing}, r"Annealing is a class; give an object, Annealing\(\)"),
+        ({"sparsity": 1.0}, r"sparsity: 1.0; allowed is a number in \[0, 1\)"),
         ({"macs": 0.5, "granularity": "weight"}, "masked weights save no macs"),
         ({"macs": 0.5, "granularity": "filters"}, "did you mean 'filter'"),
         ({"macs": 0.5, "method": "magnitud"}, "did you mean 'magnitude'"),
@@ -369,3 +375,8 @@ def test_masks_of_the_energy_after_repair(classifier):
     for method in ("energy", "energy_annealing"):
         with pytest.raises(ms.InputError, match=method):
             ms.compress(model, data, sparsity=0.5, method=method, progress=False)
+
+
+def test_a_tuple_of_tensors_in_place_of_data_is_described(classifier):
+    with pytest.raises(ms.InputError, match=r"data: \(float32 3, float32\); allowed is a data set, made by ms\.Data"):
+        ms.compress(classifier[0], (torch.zeros(8, 3), torch.zeros(8)), macs=0.5)

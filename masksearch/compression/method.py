@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from masksearch.core.amount import Amount, Hold, Scope
+from masksearch.core.amount import Amount, DensityTooLowError, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, saliency, select, start_criterion
@@ -20,7 +20,8 @@ from masksearch.scoring.latency import macs_within_latency
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
-from masksearch.utils.errors import InputError, check_type, require
+from masksearch.utils.errors import InputError, check_real, check_whole, require
+from masksearch.utils.nested import describe
 from masksearch.utils.progress import Steps
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
@@ -49,6 +50,7 @@ class CompressionMethod:
 
     space: NetworkSpace
     _kind: Granularity  # of the space
+    _target: tuple[str, float]  # name and value of the target given, such as ("macs", 0.5)
 
     def __init__(
         self,
@@ -61,12 +63,21 @@ class CompressionMethod:
         seed: int,
         bars: Steps,
     ) -> None:
-        check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
+        if not isinstance(data, Data):
+            tensors = isinstance(data, tuple) and all(isinstance(part, torch.Tensor) for part in data)
+            raise InputError(
+                f"data: {describe(data) if tensors else f'a {type(data).__name__}'}; allowed is a data set, made by "
+                "ms.Data.from_tensors(name, train=(inputs, targets), test=(inputs, targets)), from_datasets or "
+                "from_loaders"
+            )
+        check_whole("seed", seed, -(2**63), 2**63 - 1)
         require("budget", budget, budget >= 1, "1 or more scorings")
         if granularity is not None:
             choose("granularity", granularity, list(UNITS))
         if isinstance(method, str):
             choose("method", method, [*CRITERIA, *SEARCHERS])
+        elif isinstance(method, type):
+            raise InputError(f"method: {method.__name__} is a class; give an object, {method.__name__}()")
         elif method is not None and not isinstance(method, Searcher):
             raise InputError(f"method: a {type(method).__name__}; allowed is a name or a searcher")
         self.model, self.data, self.budget, self.seed, self.bars = model, data, budget, seed, bars
@@ -91,10 +102,11 @@ class CompressionMethod:
             what = ", ".join(named) or "none of them"
             raise InputError(f"sparsity, macs, params, latency: exactly one is needed, and {what} is given")
         [(name, share)] = named.items()
-        if name == "sparsity":
-            require(name, share, 0 <= share < 1, "in [0, 1), the share of units that is removed")
-        else:
-            require(name, share, 0 < share <= 1, f"in (0, 1], the share of the dense network's {name} that is kept")
+        kept = f"a number in (0, 1], the share of the dense network's {name} that is kept"
+        allowed = "a number in [0, 1), the share of units that is removed" if name == "sparsity" else kept
+        check_real(name, share, allowed)
+        require(name, share, 0 <= share < 1 if name == "sparsity" else 0 < share <= 1, allowed)
+        self._target = name, share
         self._kind = granularity = self.granularity or ("weight" if name == "sparsity" else "filter")
         if granularity not in REMOVED and name != "sparsity":
             raise InputError(f"{name}: masked weights save no {name}; give sparsity, or granularity='filter'")
@@ -176,6 +188,12 @@ class CompressionMethod:
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the mask that the pruning method finds, and the search history (None if the method is no search)."""
         self.bars.begin("ranking units")
+        try:
+            return self._found(amount, start)
+        except DensityTooLowError as error:
+            raise error.of_target(*self._target) from None
+
+    def _found(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None

@@ -19,6 +19,7 @@ from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, check_type
+from masksearch.utils.nested import as_device
 from masksearch.utils.progress import Steps, steps
 from masksearch.utils.seeds import derive
 
@@ -232,4 +233,4 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("model: a ScriptModule, whose channels cannot be removed; give the nn.Module it was made of")
     network = copy_network(unwrapped(model))
-    return (network if device is None else network.to(device)).eval()
+    return (network if device is None else network.to(as_device(device))).eval()

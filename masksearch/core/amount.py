@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from masksearch.core.layout import Layout
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_real
 from masksearch.utils.registry import choose
 
 Hold = Literal["units", "params", "macs"]
@@ -24,6 +24,26 @@ OnEmpty = Literal["raise", "allow", "keep_one"]
 
 Density = float | Mapping[str, float]
 """Share of units that a mask keeps, in (0, 1]; or {layer name: share in [0, 1]}."""
+
+
+class DensityTooLowError(InputError):
+    """InputError for a density below that of the smallest mask.
+
+    Parameters
+    ----------
+    density : float or {layer name: float}
+        Value of the density.
+    why : str
+        Text behind the value in the message.
+    """
+
+    def __init__(self, density: Density, why: str) -> None:
+        self._why = why
+        super().__init__(f"density: {density} {why}; give a higher density")
+
+    def of_target(self, name: str, value: float) -> InputError:
+        """Return the error for the target that gave the density: ``sparsity``, ``macs``, ``params`` or ``latency``."""
+        return InputError(f"{name}: {value} {self._why}; give a {'lower' if name == 'sparsity' else 'higher'} {name}")
 
 
 @dataclass(frozen=True)
@@ -200,9 +220,10 @@ class Amount:
             kept = round(self.density * layout.n_units)
         least = max(1, int(layout.needed.sum()))
         if kept < least:
-            raise InputError(
-                f"density: {self.density} keeps {kept} of {layout.n_units} units, fewer than the "
-                f"{least} layers; at least {least / layout.n_units:.3g} is needed"
+            raise DensityTooLowError(
+                self.density,
+                f"keeps {kept} of {layout.n_units} units, fewer than the {least} layers, which need at least "
+                f"{least / layout.n_units:.3g} of the units",
             )
         return kept
 
@@ -245,7 +266,8 @@ def _power(density: Density, exponent: float) -> Density:
 
 
 def _check(density: float, name: str, allow_zero: bool = False) -> None:
-    if not isinstance(density, int | float) or not (0 < density <= 1 or (allow_zero and density == 0)):
+    check_real(name, density, f"a number in {'[0' if allow_zero else '(0'}, 1]")
+    if not (0 < density <= 1 or (allow_zero and density == 0)):
         raise InputError(f"{name}: {density!r}; it must lie in {'[0' if allow_zero else '(0'}, 1]")
 
 
@@ -253,10 +275,12 @@ def _density_of(sparsity: Density) -> Density:
     """1 - sparsity, without the rounding error of the subtraction."""
     if isinstance(sparsity, Mapping):
         for name, value in sparsity.items():
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
+            check_real(f"sparsity of layer {name!r}", value, "a number in [0, 1]")
+            if not 0 <= value <= 1:
                 raise InputError(f"sparsity of layer {name!r}: {value!r}; it must lie in [0, 1]")
         return {name: round(1 - value, 12) for name, value in sparsity.items()}
-    if not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
+    check_real("sparsity", sparsity, "a number in [0, 1)")
+    if not 0 <= sparsity < 1:
         raise InputError(f"sparsity: {sparsity!r}; it must lie in [0, 1)")
     return round(1 - sparsity, 12)
 

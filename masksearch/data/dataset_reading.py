@@ -33,7 +33,8 @@ def streamed_split(
     """
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         raise InputError(
-            f"{part}: data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
+            f"{part}: a {type(dataset).__name__} without items or without a length; allowed are data sets with __len__ "
+            "and __getitem__, and Data.from_loaders takes loaders of iterable data sets with __len__"
         )
     return StreamedSplit(
         dataset,  # type: ignore[arg-type]

@@ -182,8 +182,8 @@ class LoaderSplit:
         dataset = getattr(self.loader, "dataset", None)
         if not isinstance(self.loader, DataLoader) or not isinstance(dataset, Sized) or not len(self.loader):
             raise InputError(
-                f"loader: a {type(self.loader).__name__} without a length; "
-                "allowed is a DataLoader of a map-style data set"
+                f"loader: a {type(self.loader).__name__} without batches or without a length; allowed is a DataLoader "
+                "of a map-style data set, or of an iterable data set with __len__"
             )
 
     def __repr__(self) -> str:

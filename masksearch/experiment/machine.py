@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from masksearch.data import Data
 from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
-from masksearch.utils.errors import InputError, first_line
+from masksearch.utils.nested import as_device
 
 _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little work for a second thread
 
@@ -33,21 +33,7 @@ def prepare(run: RunSettings) -> torch.device:
     torch.backends.cudnn.benchmark = False
     if run.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(run.device)
-        (torch.ones(1, device=device) + 1).item()  # fails on devices that have no memory, such as meta
-    except Exception as error:  # of a backend: a missing module, a driver, a name
-        found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        found += ["mps"] if torch.backends.mps.is_available() else []
-        if run.device in found or (
-            run.device == "cuda" and "cuda:0" in found
-        ):  # a device that is there, and is full or in use
-            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {first_line(error)}") from None
-        raise InputError(
-            f"device: {run.device[:40]!r}; allowed are auto, cpu, cuda, cuda:1 or mps, and PyTorch finds only "
-            f"{' and '.join(found)} on this machine: give --device auto"
-        ) from None
-    return device
+    return as_device(run.device, "auto, ", "--device auto")
 
 
 def cores() -> int:

@@ -225,7 +225,7 @@ def _row(name: str) -> ModelRow:
     if parts and name not in MODELS:
         family = re.compile(rf"{parts[1]}\d+{parts[2] or ''}")
         depths = [row for row in MODELS if family.fullmatch(row)]
-        if depths:
+        if len(depths) > 1:
             raise InputError(f"model {name!r} has no such depth; allowed are {', '.join(depths)}")
     return MODELS[name]
 

@@ -17,7 +17,7 @@ from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_o
 from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of, zeros_of
 from masksearch.pruning.sparse_kernels import SemiStructured, semi_structured
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, call_model
+from masksearch.utils.nested import Nested, as_device, call_model
 
 __all__ = [
     "BreakEven",
@@ -202,7 +202,7 @@ def break_even(
     for sparsity in sparsities:
         if not 0 <= sparsity < 1:
             raise InputError(f"sparsities: {sparsity!r}; each must lie in [0, 1)")
-    device, generator, table = torch.device(device), torch.Generator().manual_seed(0), []
+    device, generator, table = as_device(device), torch.Generator().manual_seed(0), []
     for size, count in product(sizes, rows):
         x = torch.randn(count, size, generator=generator).to(device)
         speedups = {}

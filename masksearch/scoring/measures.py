@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from masksearch.scoring.objectives import LogitObjective, TaskObjective
+from masksearch.scoring.objectives import LogitObjective, TaskObjective, score_of
 from masksearch.tasks import Task
 from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.errors import InputError
@@ -132,4 +132,4 @@ class LogitMeasure(Measure):
 
     def value(self) -> float:  # noqa: D102
         logits, labels = (concatenate(side) for side in zip(*self._batches, strict=True))
-        return float(self._objective(logits, labels))
+        return score_of(self._objective, self._objective(logits, labels))

@@ -172,6 +172,24 @@ OBJECTIVES: Table[Objective] = Table(
 )
 
 
+def score_of(objective: Callable[..., object], value: Any) -> float:
+    """Return what an objective has returned as a float.
+
+    Raises
+    ------
+    InputError
+        If ``value`` is neither a number nor a tensor of one element.
+    """
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        found = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else ascii(value)[:60]
+        name = getattr(objective, "__name__", type(objective).__name__)
+        raise InputError(
+            f"objective: {name} returned {found}; a number is needed, such as the accuracy, higher = better"
+        ) from None
+
+
 def objective_row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> Objective:
     """Return the row of ``OBJECTIVES`` for an objective's name, or a row for a function of a masked network.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from masksearch.core.protocol import Proposal
 from masksearch.scoring.examples import ScoredExamples
-from masksearch.scoring.objectives import CustomObjective, LogitObjective, Objective
+from masksearch.scoring.objectives import CustomObjective, LogitObjective, Objective, score_of
 from masksearch.scoring.paths.batched import BatchedMasks, is_small, supports_batching
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
@@ -100,7 +100,7 @@ def value_of_logits(
     @torch.no_grad()
     def value(proposal: Proposal) -> float:
         logits = path.logits(proposal)
-        return float(objective(logits if n_joined is None else ranks().joined(logits, n_joined), labels))
+        return score_of(objective, objective(logits if n_joined is None else ranks().joined(logits, n_joined), labels))
 
     return value
 
@@ -113,6 +113,6 @@ def value_of_network(
     def value(proposal: Proposal) -> float:
         inputs, targets = examples.whole()
         with space.applied(model, proposal.mask):
-            return float(objective(model, inputs, targets))
+            return score_of(objective, objective(model, inputs, targets))
 
     return value

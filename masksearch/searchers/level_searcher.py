@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from masksearch.core.amount import Scope
+from masksearch.core.amount import DensityTooLowError, Scope
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 from masksearch.core.width_levels import Levels, filled
@@ -107,9 +107,9 @@ class RankedUnits:
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
             problem = self.problem
-            raise InputError(
-                f"density: {problem.density} of the {problem.hold} is less than the smallest allowed numbers of units "
-                "per layer need; give a higher density"
+            raise DensityTooLowError(
+                problem.density,
+                f"of the {problem.hold} is less than the smallest allowed numbers of units per layer need",
             )
         return kept
 

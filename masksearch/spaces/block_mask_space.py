@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Hold
+from masksearch.core.amount import Amount, DensityTooLowError, Hold
 from masksearch.core.mask import Mask
 from masksearch.spaces.block_branches import Branch, branches_of, innermost
 from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_parameters
@@ -234,9 +234,10 @@ class BlockSpace(RemovableSpace):
         allowed, costs = self.allowed(amount), self.unit_costs(amount.hold).tolist()
         spent = self.cost_of(np.zeros(self.n_units, dtype=bool), amount.hold)
         if spent > allowed:
-            raise InputError(
-                f"density: {amount.density} of the {amount.hold} is less than {spent / self._total(amount.hold):.3g}, "
-                "the share of the network without any block; give a higher density"
+            raise DensityTooLowError(
+                amount.density,
+                f"of the {amount.hold} is less than {spent / self._total(amount.hold):.3g}, the share of the network "
+                "without any block",
             )
         kept = []
         for block in ranking:

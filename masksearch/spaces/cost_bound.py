@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.amount import Amount
+from masksearch.core.amount import Amount, DensityTooLowError
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.core.width_levels import Levels
 from masksearch.spaces.removable_space import RemovableSpace
-from masksearch.utils.errors import InputError
 
 
 def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount], Mask]) -> Mask:
@@ -58,9 +57,10 @@ def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount]
         mask = prefix(n, in_units)
         if space.cost_of(mask.kept_counts, hold) <= allowed:
             return mask
-    raise InputError(
-        f"density: {amount.density} of the {hold} is less than {space.share(mask, hold):.3g}, which {low} units and "
-        "the layers outside the space take; give a higher density"
+    raise DensityTooLowError(
+        amount.density,
+        f"of the {hold} is less than {space.share(mask, hold):.3g}, which {low} units and the layers outside the space "
+        "take",
     )
 
 
@@ -80,9 +80,10 @@ def knapsack_mask(space: RemovableSpace, saliency: Tensor, amount: Amount, gener
     mask = most_saliency(space, saliency, levels, generator)
     if not space.cost_of(mask.kept_counts, amount.hold) <= levels.budget:
         share = space.share(mask, amount.hold)
-        raise InputError(
-            f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, which one unit per layer and "
-            "the layers outside the space take; give a higher density"
+        raise DensityTooLowError(
+            amount.density,
+            f"of the {amount.hold} is less than {share:.3g}, which one unit per layer and the layers outside the space "
+            "take",
         )
     return mask
 

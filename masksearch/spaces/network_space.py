@@ -121,13 +121,21 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def on_inner_network(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator for functions of a network and more: the function gets the network inside DataParallel and the like.
+    """Decorator for functions of (model, space, ...): the function gets the network inside DataParallel and the like.
 
-    The network is the first argument, or the argument ``model``; :func:`unwrapped` says what is taken off.
+    :func:`unwrapped` says what is taken off. Where the function's annotation names one kind of space, a space of
+    another kind raises an InputError.
     """
+    kind = function.__annotations__["space"]
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> _Result:
+        space = options.get("space", arguments[1] if len(arguments) > 1 else None)
+        if kind is not NetworkSpace and space is not None and not isinstance(space, kind):
+            raise InputError(
+                f"{function.__name__}: space is a {type(space).__name__}; allowed is a {kind.__name__}, as "
+                f"ms.{kind.__name__.removesuffix('Space').lower()}_space returns"
+            )
         if arguments:
             arguments = (unwrapped(arguments[0]), *arguments[1:])
         elif "model" in options:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.amount import Amount, Density, DensityTooLowError, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.core.width_levels import Levels
@@ -287,9 +287,10 @@ class UnionSpace(RemovableSpace):
 
         if not fits(ranking.prefix(0)):
             least = self.cost_of(ranking.prefix(0), amount.hold) / self.cost_of(self.sizes, amount.hold)
-            raise InputError(
-                f"density: {amount.density} of the {amount.hold} is less than {least:.3g}, the share of the network "
-                "without any block and with the least units of every layer; give a higher density"
+            raise DensityTooLowError(
+                amount.density,
+                f"of the {amount.hold} is less than {least:.3g}, the share of the network without any block and with "
+                "the least units of every layer",
             )
         low, high = 0, len(ranking.steps)
         while low < high:

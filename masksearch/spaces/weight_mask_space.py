@@ -145,7 +145,12 @@ def weight_space(
             weights[layer] = parameter
             sizes.append((layer, tuple(weight.shape), weight.numel()))
     if not sizes:
-        raise InputError(f"model: {type(model).__name__} has no {kinds} layer with weights that fits {include}")
+        sort = "" if kinds == "all" else f"{kinds} "
+        whose = "" if include == ["*"] else f" whose name fits {' or '.join(include)}"
+        raise InputError(
+            f"model: {type(model).__name__} has no {sort}layer with weights to prune{whose}; a network with linear "
+            "layers or convolutions is needed"
+        )
     left_out += [(name, _SCALES) for name in _scales_of(model)]
     return WeightSpace(sizes, weights, left_out, sum(parameter.numel() for parameter in model.parameters()))
 

@@ -15,7 +15,7 @@ from masksearch import spaces
 from masksearch.core.mask import Mask
 from masksearch.criteria import Criterion
 from masksearch.spaces import NetworkSpace
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -82,6 +82,12 @@ def check_needs(row: Criterion, granularity: str = "weight") -> None:
                 saliency_of(row, model, space, batches, initial)
             except InputError:
                 continue
+            except Exception as error:
+                missing = "initial weights" if batches else "batches"
+                raise AssertionError(
+                    f"without {missing}, which its row says it needs, the criterion raised {named_first_line(error)}; "
+                    "an InputError is needed"
+                ) from error
             raise AssertionError("what the row says is needed was not missed")
         saliency_of(row, model, space, batches, initial)
     draws = "generator" in inspect.signature(row.saliency).parameters

@@ -49,6 +49,12 @@ def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed
         raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
 
 
+def check_real(name: str, value: object, allowed: str) -> None:
+    """Raise an :class:`InputError` that names a value's type and what is allowed, unless it is an int or a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
+
+
 def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
     """Return ``value`` if it is a whole number from ``least`` to ``most`` and no bool; else raise an InputError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:

@@ -13,8 +13,10 @@ Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """Inputs or targets of n examples: one tensor (n, ...), or a tuple or dict of such tensors."""
 
 
-def as_device(device: object) -> torch.device:
+def as_device(device: object, also: str = "", advice: str = "'cpu'") -> torch.device:
     """Return ``device`` as a ``torch.device``, after a small test computation on it.
+
+    The error message lists ``also`` before the allowed devices, and ends with ``advice``: what to give instead.
 
     Raises
     ------
@@ -27,7 +29,15 @@ def as_device(device: object) -> torch.device:
             (torch.ones(1, device=found) + 1).item()  # fails on devices that have no memory, such as meta
             _USED.add(found)
     except Exception as error:  # of a backend: a missing module, a driver, a name
-        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {first_line(error)}") from None
+        here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        name = str(device)
+        if name in here or (name == "cuda" and "cuda:0" in here):  # a device that is there, and is full or in use
+            raise InputError(f"device: {name!r}; PyTorch can't use it: {first_line(error)}") from None
+        raise InputError(
+            f"device: {name[:40]!r}; allowed are {also}cpu, cuda, cuda:1 or mps, and PyTorch finds only "
+            f"{' and '.join(here)} on this machine: give {advice}"
+        ) from None
     return found
 
 

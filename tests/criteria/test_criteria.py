@@ -9,7 +9,7 @@ from flow_cases import generator, initial_of
 from torch import nn
 
 from masksearch.core.space import MaskSpace
-from masksearch.criteria import CRITERIA, balanced_batch, mag_sign, magnitude, select, snip
+from masksearch.criteria import CRITERIA, balanced_batch, fpgm, mag_sign, magnitude, select, snip
 from masksearch.criteria import random as random_criterion
 from masksearch.data import Split
 from masksearch.spaces import weight_space
@@ -236,3 +236,11 @@ def test_a_criterion_called_directly_takes_the_network_in_data_parallel(name):
     wrapped = nn.DataParallel(model)
     again = CRITERIA[name].saliency(wrapped, space, make_batches(), initial=initial_of(model), **extras)
     assert torch.equal(again, plain)
+
+
+def test_criteria_of_filters_refuse_a_space_of_weights_in_one_sentence():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with pytest.raises(
+        InputError, match=r"fpgm: space is a WeightSpace; allowed is a FilterSpace, as ms\.filter_space"
+    ):
+        fpgm(model, weight_space(model))

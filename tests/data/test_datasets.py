@@ -43,7 +43,7 @@ def test_from_datasets_takes_pil_images_and_leaves_the_global_generator():
 
 
 def test_from_datasets_refuses_streams_and_mixed_shapes():
-    with pytest.raises(InputError, match="no items or no length"):
+    with pytest.raises(InputError, match="without items or without a length; allowed are data sets with __len__"):
         Data.from_datasets("stream", iter([]), iter([]))
     mixed = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 1)]
     floating = [(torch.zeros(1, 2, 2), 0.5)] * 20

@@ -70,7 +70,9 @@ def test_layers_are_chosen_by_kind_and_by_name():
 def test_what_can_not_be_a_space_is_an_error_of_one_line():
     with pytest.raises(InputError, match="has no conv layer"):
         weight_space(nn.Linear(2, 2), "conv")
-    with pytest.raises(InputError, match=r"fits \['features"):
+    with pytest.raises(InputError, match="ReLU has no layer with weights to prune; a network with"):
+        weight_space(nn.ReLU())
+    with pytest.raises(InputError, match=r"whose name fits features\.\*; "):
         weight_space(make_net(), include=["features.*"])
     with pytest.raises(InputError, match="did you mean 'linear'"):
         weight_space(make_net(), "linar")

@@ -127,9 +127,11 @@ def check_executor(executor: str) -> None:
 
 def _warn_of_crowd(plan: Plan, cores: int) -> None:
     if plan.workers * plan.threads > cores:
+        threads = f"{plan.threads} thread{'s' * (plan.threads != 1)}"
         warnings.warn(
-            f"executor: {plan.workers} cells at the same time with {plan.threads} threads each share {cores} cores, "
-            "and slow one another down; give fewer processes, or fewer threads for each cell",
+            f"executor: {plan.workers} cells at the same time with {threads} each share {cores} "
+            f"core{'s' * (cores != 1)}, and slow one another down; give fewer processes, or fewer threads for each "
+            "cell",
             stacklevel=3,
         )
 

@@ -25,8 +25,8 @@ from masksearch.pruning.one_shot.finished_blocks import (
 from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, outlier_share, relative_error, weight_shaped
 from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError, require
-from masksearch.utils.nested import Nested, to_device
+from masksearch.utils.errors import InputError, check_real, require
+from masksearch.utils.nested import Nested, as_device, to_device
 from masksearch.utils.progress import steps
 from masksearch.utils.registry import choose
 
@@ -118,7 +118,7 @@ def one_shot(
     started = time.perf_counter()
     choose("method", method, list(METHODS))
     network = (model if in_place else copy_network(model)).eval()
-    where = device_of(model) if device is None else torch.device(device)
+    where = device_of(model) if device is None else as_device(device)
     batches = calibration_batches(examples, device_of(model))
     names, layers, space = _layers(network, batches, blocks, pattern, exclude)
     kept = _kept(space, density, sparsity, pattern)
@@ -238,6 +238,8 @@ def _layers(
     exclude: str | Sequence[str],
 ) -> tuple[list[str], dict[str, MatrixLayer], WeightSpace]:
     """Return blocks, the layers to prune by name, and the space of their weights."""
+    if pattern is not None and (not isinstance(pattern, tuple | list) or len(pattern) != 2):
+        raise InputError(f"pattern: {ascii(pattern)[:60]}; allowed is a pair (n, m) of whole numbers, such as (2, 4)")
     names = block_names(network, blocks)
     include = [f"{name}.*" if name else "*" for name in names]
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
@@ -269,9 +271,13 @@ def _kept(
     if (density is None) == (sparsity is None):
         raise InputError("density, sparsity, pattern: none or several are given; give exactly one")
     if sparsity is not None:
+        check_real("sparsity", sparsity, "a number in [0, 1)")
+        require("sparsity", sparsity, 0 <= sparsity < 1, "a number in [0, 1)")
         density = 1 - sparsity
     if not isinstance(density, Mapping):
+        check_real("density", density, "a number in (0, 1], or {layer name: number}")
         assert density is not None
+        require("density", density, 0 < density <= 1, "a number in (0, 1], or {layer name: number}")
         density = {layer.name: density for layer in space.layers}
     missing = [layer.name for layer in space.layers if layer.name not in density]
     if missing:
@@ -279,6 +285,7 @@ def _kept(
             f"density: no value for layer {missing[0]!r} and {len(missing) - 1} others; every layer needs one"
         )
     for name, value in density.items():
+        check_real(f"density of {name}", value, "a number in (0, 1]")
         require(f"density of {name}", value, 0 < value <= 1, "in (0, 1]")
     return {layer.name: Kept(density[layer.name]) for layer in space.layers}
 
