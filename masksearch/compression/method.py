@@ -6,12 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from masksearch.compression.result import TIMED
 from masksearch.core.amount import Amount, DensityTooLowError, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, saliency, select, start_criterion
 from masksearch.data import Data
-from masksearch.pruning.compressed import TIMED
 from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.physical import Removable
@@ -20,11 +20,11 @@ from masksearch.scoring.latency import macs_within_latency
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
-from masksearch.utils.errors import InputError, check_real, check_whole, require
+from masksearch.utils.errors import InputError, check_real, require
 from masksearch.utils.nested import describe
 from masksearch.utils.progress import Steps
 from masksearch.utils.registry import choose
-from masksearch.utils.seeds import torch_generator
+from masksearch.utils.seeds import check_seed, torch_generator
 
 Start = Mask | Literal["criterion", "random"]
 """Mask that a search starts from, or the way to make it: by the usual criterion, or at random."""
@@ -70,7 +70,7 @@ class CompressionMethod:
                 "ms.Data.from_tensors(name, train=(inputs, targets), test=(inputs, targets)), from_datasets or "
                 "from_loaders"
             )
-        check_whole("seed", seed, -(2**63), 2**63 - 1)
+        check_seed(seed)
         require("budget", budget, budget >= 1, "1 or more scorings")
         if granularity is not None:
             choose("granularity", granularity, list(UNITS))

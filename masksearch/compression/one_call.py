@@ -7,9 +7,9 @@ from torch import nn
 
 from masksearch import cost
 from masksearch.compression.method import CompressionMethod, Start, check_start
+from masksearch.compression.result import Compressed, Measured
 from masksearch.core.mask import Mask
 from masksearch.data import Data
-from masksearch.pruning.compressed import Compressed, Measured
 from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.searchers import Searcher

@@ -21,7 +21,8 @@ from masksearch.core.budget import Budget
 from masksearch.core.energy import Energy
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
-from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.errors import InputError, check_type
+from masksearch.utils.seeds import check_seed
 
 FOREIGN_TRIALS = "foreign_trials"
 """Name of the metric that counts the trials of other searches from which a searcher has learned."""
@@ -35,7 +36,6 @@ Cost = Hold | Callable[[Mask], float]
 Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
 """Function f(saliency, rank) -> mask that improves on rank(saliency), the mask of the units of highest saliency."""
 
-_SEEDS = 2**63  # of either sign
 _DRAWS = 100  # of a random mask, until a draw empties no layer
 
 
@@ -190,7 +190,7 @@ class Problem:
     ) -> None:
         if amount is not None and density is not None:
             raise InputError(f"density: {density!r} beside an amount; give exactly one of the two")
-        check_whole("seed", seed, -_SEEDS, _SEEDS)
+        check_seed(seed)
         known = {name: saliency.detach().cpu() for name, saliency in (saliencies or {}).items()}
         for name, saliency in known.items():
             if saliency.shape != (space.n_units,) or saliency.isnan().any():

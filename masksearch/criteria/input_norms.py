@@ -11,7 +11,7 @@ from masksearch.criteria.batches import Batches, Loss, input_batches
 from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_layers
 from masksearch.pruning.one_shot import layer_methods, outlier_densities
 from masksearch.pruning.one_shot.layer_methods import Kept, inverse_factor, wanda_ranks, weight_shaped
-from masksearch.spaces import NetworkSpace
+from masksearch.spaces import WeightSpace
 from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
@@ -21,7 +21,7 @@ from masksearch.utils.nested import to_device
 @on_inner_network
 def wanda(
     model: nn.Module,
-    space: NetworkSpace,
+    space: WeightSpace,
     batches: Batches,
     *,
     initial: Mapping[str, Tensor] | None = None,
@@ -47,7 +47,7 @@ def wanda(
 @on_inner_network
 def owl(
     model: nn.Module,
-    space: NetworkSpace,
+    space: WeightSpace,
     batches: Batches,
     *,
     initial: Mapping[str, Tensor] | None = None,
@@ -74,7 +74,7 @@ def owl(
 @on_inner_network
 def sparsegpt(
     model: nn.Module,
-    space: NetworkSpace,
+    space: WeightSpace,
     batches: Batches,
     *,
     initial: Mapping[str, Tensor] | None = None,
@@ -103,7 +103,7 @@ def sparsegpt(
 @on_inner_network
 def sparsegpt_mask(
     model: nn.Module,
-    space: NetworkSpace,
+    space: WeightSpace,
     batches: Batches,
     mask: Mask,
     *,
@@ -134,7 +134,7 @@ def _gram(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def _rated(
     model: nn.Module,
-    space: NetworkSpace,
+    space: WeightSpace,
     batches: Batches,
     criterion: str,
     of_rows: Callable[[Tensor], Tensor],

@@ -20,7 +20,7 @@ from masksearch.data.streamed import LoaderSplit, StreamedSplit
 from masksearch.data.text_classes import class_folder, docstrings
 from masksearch.data.texts import RawTexts, standard_library, text_folder
 from masksearch.utils.errors import InputError, check_type
-from masksearch.utils.imports import call_function, import_function, names_function
+from masksearch.utils.named_functions import call_function, import_function, names_function
 from masksearch.utils.nested import tensors_of
 from masksearch.utils.registry import Table
 

@@ -28,7 +28,7 @@ from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training import TrainSettings
-from masksearch.utils.imports import source_digest
+from masksearch.utils.named_functions import source_digest
 from masksearch.utils.registry import Table
 
 AUTO = "auto"

@@ -43,7 +43,7 @@ from masksearch.training.duration import Duration
 from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights
 from masksearch.utils.files import save_tensors
-from masksearch.utils.imports import import_function
+from masksearch.utils.named_functions import import_function
 from masksearch.utils.seeds import derive, torch_generator
 
 

@@ -28,7 +28,7 @@ from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
 from masksearch.training.training_loss import has_temperature
 from masksearch.utils.errors import InputError
-from masksearch.utils.imports import import_function
+from masksearch.utils.named_functions import import_function
 from masksearch.utils.ranks import ranks
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator

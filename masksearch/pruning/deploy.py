@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from masksearch.cost import time_runs
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated
-from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of, zeros_of
 from masksearch.pruning.sparse_kernels import SemiStructured, semi_structured
+from masksearch.pruning.sparse_layer_choice import Choice, check_equal, choose_form, inputs_of, zeros_of
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_device, call_model
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated
-from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of
+from masksearch.pruning.sparse_layer_choice import Choice, check_equal, choose_form, inputs_of
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model
 

@@ -184,7 +184,8 @@ def score_of(objective: Callable[..., object], value: Any) -> float:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         found = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else ascii(value)[:60]
-        name = getattr(objective, "__name__", type(objective).__name__)
+        given = getattr(objective, "func", objective)  # of a partial
+        name = getattr(given, "__name__", type(given).__name__)
         raise InputError(
             f"objective: {name} returned {found}; a number is needed, such as the accuracy, higher = better"
         ) from None

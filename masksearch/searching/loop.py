@@ -130,7 +130,6 @@ def search(
         doesn't support resuming.
     """
     searcher = _instance(searcher)
-    check_whole("seed", seed, -(2**63), 2**63 - 1)
     check_whole("batch", batch, 1)
     check_whole("keep", keep, 1)
     if folder is not None:

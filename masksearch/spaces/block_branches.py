@@ -132,7 +132,7 @@ def _calls_within(graph: Graph, region: set[int]) -> list[int]:
 
 
 def innermost(graph: Graph, place: int) -> Call:
-    """Return the call of the innermost module during which operation number ``place`` of a traced forward pass ran."""
+    """Return the innermost module call that was running when a traced forward pass ran operation number ``place``."""
     return next(call for call in reversed(graph.calls) if call.start <= place < call.stop)
 
 

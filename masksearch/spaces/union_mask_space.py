@@ -197,7 +197,10 @@ class UnionSpace(RemovableSpace):
     # Pruning: channels first, then blocks. Layers within removed blocks stay whole until their block goes.
 
     def cut_mask(self, mask: Mask) -> Mask:
-        """Return the mask of channels to cut; it keeps those in removed blocks, which are removed as a whole."""
+        """Return the filter mask for cutting single channels: all channels of a removed block are marked as kept.
+
+        The block is removed as a whole afterwards.
+        """
         self.check_mask(mask)
         _, of_filters = self.part_masks(mask)
         bits = of_filters.bits.clone()

@@ -34,7 +34,7 @@ class WholeSplit:
         self._targets.append(to_device(targets, "cpu"))
 
     def compute(self) -> float:
-        """Return the metric: the value of a function of the outputs and targets of all batches."""
+        """Return the metric: the function is called once, with the joined outputs and targets of all batches."""
         return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
 
 

@@ -17,6 +17,7 @@ from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import describe
 from masksearch.utils.ranks import ranks
+from masksearch.utils.seeds import check_seed
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class TrainingRequest:
     def check(self) -> None:
         """Raise an InputError for training arguments that do not fit together, such as distill without a teacher."""
         check_whole("begin", self.begin)
-        check_whole("seed", self.seed, -(2**63), 2**63)
+        check_seed(self.seed)
         check_whole("until", self.until)
         if self.masks is not None:
             check_type("masks", self.masks, Mapping, "{name of a parameter: bool tensor}")

@@ -7,6 +7,13 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
+from masksearch.utils.errors import check_whole
+
+
+def check_seed(seed: object) -> None:
+    """Raise an InputError unless ``seed`` is a whole number of at most 2**63, with either sign."""
+    check_whole("seed", seed, -(2**63), 2**63)
+
 
 def derive(seed: int, *words: object) -> int:
     """Return a 63-bit seed computed from ``seed`` and ``words``: equal in all processes, unrelated for other words."""

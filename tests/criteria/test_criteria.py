@@ -12,7 +12,7 @@ from masksearch.core.space import MaskSpace
 from masksearch.criteria import CRITERIA, balanced_batch, fpgm, mag_sign, magnitude, select, snip
 from masksearch.criteria import random as random_criterion
 from masksearch.data import Split
-from masksearch.spaces import weight_space
+from masksearch.spaces import filter_space, weight_space
 from masksearch.testing import check_criteria as contract
 from masksearch.utils.errors import InputError
 
@@ -236,6 +236,14 @@ def test_a_criterion_called_directly_takes_the_network_in_data_parallel(name):
     wrapped = nn.DataParallel(model)
     again = CRITERIA[name].saliency(wrapped, space, make_batches(), initial=initial_of(model), **extras)
     assert torch.equal(again, plain)
+
+
+@pytest.mark.parametrize("name", ["wanda", "owl", "sparsegpt"])
+def test_criteria_of_weights_refuse_a_space_of_filters_in_one_sentence(name):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    space = filter_space(model, torch.zeros(1, 1, 8, 8))
+    with pytest.raises(InputError, match=f"{name}: space is a FilterSpace; allowed is a WeightSpace"):
+        CRITERIA[name].saliency(model, space, [(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))])
 
 
 def test_criteria_of_filters_refuse_a_space_of_weights_in_one_sentence():

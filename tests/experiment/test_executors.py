@@ -327,3 +327,6 @@ def test_more_threads_than_cores_are_a_warning(monkeypatch):
     part = Settings().updated({"executor": "processes:2", "threads": 2}, "test")
     with pytest.warns(UserWarning, match="2 cells at the same time with 2 threads each share 2 cores"):
         plan_of([part], [load_data("digits", train_examples=100)], 9, CPU)
+    monkeypatch.setattr("masksearch.experiment.executors.table.cores", lambda: 1)
+    with pytest.warns(UserWarning, match="2 cells at the same time with 1 thread each share 1 core,"):
+        plan_of([part.updated({"threads": 1}, "test")], [load_data("digits", train_examples=100)], 9, CPU)

@@ -231,6 +231,7 @@ def test_a_model_and_its_copies_know_how_they_were_built():
         ("resnetb21", "allowed are resnetb20, resnetb29"),
         ("vgg12_bn", "allowed are vgg11_bn, vgg13_bn, vgg16_bn, vgg19_bn"),
         ("lenet_300_10", "did you mean 'lenet_300_100'"),
+        ("lenet300", "did you mean 'lenet_300_100'"),
         ("vgg16:wide", "'wide' is no width; allowed are numbers above 0"),
         ("vgg16:0", "'0' is no width"),
         ("vgg16:nan", "'nan' is no width"),

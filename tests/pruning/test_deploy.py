@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 import masksearch as ms
 from masksearch import cost
 from masksearch.cost import Timing
-from masksearch.pruning import deploy, layer_forms
+from masksearch.pruning import deploy, sparse_layer_choice
 from masksearch.utils import files
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sparse.py"
@@ -34,7 +34,7 @@ def spread(monkeypatch):
             name: Timing(time, time * (1 - spread[name]), time * (1 + spread[name]), 10) for name, time in times.items()
         }
 
-    for module in (deploy, layer_forms):
+    for module in (deploy, sparse_layer_choice):
         monkeypatch.setattr(module, "time_runs", counted)
     return spread
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -115,6 +116,29 @@ def test_any_callable_scores_the_masked_model_in_eval_mode():
     assert scorer(mask).value == mask.n_kept / 2
     assert seen == [mask.n_kept]
     assert isinstance(scorer(mask).value, float)
+
+
+def no_score(network, images, labels, factor=1):
+    """Returns nothing."""
+
+
+def loss_per_image(network, images, labels):
+    return F.cross_entropy(network(images), labels, reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (no_score, "objective: no_score returned None; a number is needed"),
+        (partial(no_score, factor=2), "objective: no_score returned None; a number is needed"),
+        (loss_per_image, r"objective: loss_per_image returned a tensor \(\d+,\); a number is needed"),
+    ],
+)
+def test_an_objective_that_returns_no_number_is_an_error(objective, message):
+    model = make_net()
+    space = weight_space(model)
+    with pytest.raises(InputError, match=message):
+        Scorer(model, space, make_split(), objective)(space.full())
 
 
 def test_a_callable_that_fails_leaves_the_scorer_as_it_was():

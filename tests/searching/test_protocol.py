@@ -1,5 +1,7 @@
 """Problems and scorers: what each accepts, and what a scorer needs beside ``score``."""
 
+import re
+
 import pytest
 from loop_cases import SPACE, Overlap
 
@@ -20,6 +22,12 @@ def test_a_problem_takes_a_number_of_scorings_as_its_budget():
     assert Problem(SPACE, 0.1, seconds, 0).budget is seconds
     with pytest.raises(InputError, match="budget: 0 scorings"):
         Problem(SPACE, 0.1, budget=0, seed=0)
+
+
+@pytest.mark.parametrize("seed", ["a", 0.5, 2**64])
+def test_a_seed_that_is_no_whole_number_is_an_error(seed):
+    with pytest.raises(InputError, match=f"seed: {re.escape(ascii(seed))}"):
+        Problem(SPACE, 0.1, Budget(20), seed)
 
 
 class Refreshed(Overlap):

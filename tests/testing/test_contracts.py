@@ -85,6 +85,15 @@ def test_a_criterion_whose_row_says_too_much_is_caught():
         check_criterion(replace(CRITERIA["magnitude"], needs_batches=True))
 
 
+def test_a_criterion_that_fails_without_its_input_is_caught():
+    def fails(model, space, batches, *, initial=None, alive=None):
+        images, _ = next(iter(batches), None) or None.no_batches
+        return torch.ones(space.n_units) * len(images)
+
+    with pytest.raises(AssertionError, match=r"raised AttributeError.* an InputError is needed"):
+        check_criterion(Criterion(fails, "a test", needs_batches=True))
+
+
 class Idle(nn.Module):
     """Has a layer that nothing goes through."""
 

@@ -18,7 +18,7 @@ from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, check_numbers
-from masksearch.utils.imports import names_function
+from masksearch.utils.named_functions import names_function
 from masksearch.utils.registry import choose
 
 Capped = Literal["macs", "params", "latency"]

@@ -25,8 +25,8 @@ from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
-from masksearch.utils.imports import import_function
 from masksearch.utils.integrity import check_object, check_tensors, folder_remedy
+from masksearch.utils.named_functions import import_function
 from masksearch.utils.nested import to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import derive

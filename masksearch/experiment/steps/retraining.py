@@ -98,9 +98,10 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """Return the weights that retraining starts from: ``found_at``, those of an earlier moment, or random ones.
+    """Return the weights at which retraining starts: those where the mask was found, earlier ones, or random ones.
 
-    They are equal for all methods of a seed, unless the cell continues from ``found_at``.
+    ``found_at`` are the weights where the mask was found. Earlier and random weights are equal for all methods of a
+    seed.
     """
     cell, rewind = context.cell, parse_rewind(context.cell.rewind_to)
     if cell.control == "reinit" or rewind == "random":

@@ -61,7 +61,7 @@ def read_plan(path: Path) -> SweepPlan:
 
 
 def free_name(parts: Sequence[Settings]) -> str:
-    """Return the first of NAME, NAME-2, NAME-3, ... whose folder has no sweep with other settings.
+    """Return the first of NAME, NAME-2, ... whose folder is unused or holds a sweep with the same settings.
 
     Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
     """

@@ -57,7 +57,7 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 
 
 class Looks:
-    """Colours of methods, and line styles of labels (texts of varied settings), equal in all figures of a sweep.
+    """A colour for each method and a line style for each varied setting, the same in all figures of a sweep.
 
     Parameters
     ----------
