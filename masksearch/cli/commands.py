@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from masksearch.cli.help import COMMANDS, short_help
-from masksearch.cli.streams import lasting_streams
+from masksearch.cli.streams import lasting_streams, one_line_warnings
 from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.registry import choose
 
@@ -19,7 +19,7 @@ from masksearch.utils.registry import choose
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
     args = sys.argv[1:] if args is None else list(args)
-    with lasting_streams():
+    with lasting_streams(), one_line_warnings():
         return _main(args)
 
 

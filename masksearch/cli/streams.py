@@ -1,8 +1,9 @@
-"""Output streams that may be closed, broken or full while a sweep runs."""
+"""Output streams that may be closed, broken or full while a sweep runs, and warnings of one line."""
 
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,21 @@ def lasting_streams() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Context manager in which a ``UserWarning`` is printed as one line, without its place in the source code."""
+    before = warnings.formatwarning
+
+    def one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+        return f"masksearch: {message}\n" if category is UserWarning else before(message, category, *place, **line)
+
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _open_missing() -> None:

@@ -1,13 +1,15 @@
-"""What a bar says of a trial: its score, or a bound."""
+"""What progress bars show of a trial, and how the command line prints warnings."""
 
 import io
 import math
+import warnings
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from masksearch.cli.progress import ProgressBars
+from masksearch.cli.streams import one_line_warnings
 from masksearch.core.protocol import Score, Trial
 
 
@@ -106,3 +108,11 @@ def test_a_log_file_gets_a_line_about_a_long_stage_after_the_given_seconds(secon
         bars.epoch(SimpleNamespace(train_loss=0.5, val_metric=None))
     expected = ["2 cells to run", *(line.replace("training", "retraining") for line in lines)]
     assert written.getvalue().splitlines() == expected
+
+
+def test_a_user_warning_is_printed_as_one_line_without_its_place_in_the_source_code():
+    place = ("file.py", 3)
+    with one_line_warnings():
+        assert warnings.formatwarning(UserWarning("too few"), UserWarning, *place) == "masksearch: too few\n"
+        assert "file.py:3" in warnings.formatwarning("old", DeprecationWarning, *place)
+    assert "file.py:3" in warnings.formatwarning("too few", UserWarning, *place)
