@@ -46,10 +46,10 @@ from benchmarks.page import HERE, write_block
 from benchmarks.problems import searcher_of
 from benchmarks.rows import Row, read_csv, write_csv
 from masksearch.analysis import Estimate
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.density_allocation import Amount, Density, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher, WidthRegression
 from masksearch.utils.seeds import derive, numpy_generator

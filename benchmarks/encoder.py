@@ -33,7 +33,7 @@ from benchmarks.encoder_table import SEARCH, table
 from benchmarks.package_texts import SECTIONS, Package, drawn, packages
 from benchmarks.page import HERE, write_block
 from benchmarks.rows import Row, read_csv, write_csv
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.cost import time_runs
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.utils.copies import copy_network

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import masksearch as ms
-from masksearch.core.energy import removal_order
+from masksearch.core.energy_protocol import removal_order
 
 
 def trained(data, weights, epochs):

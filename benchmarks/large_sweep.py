@@ -25,7 +25,7 @@ from time import perf_counter, process_time
 
 from masksearch.cli import main as masksearch
 from masksearch.experiment import Cell, Settings, SweepCallback, SweepResult, grid, read_sweep, run_sweep
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import RunFolder
 

@@ -18,10 +18,10 @@ import torch
 
 import masksearch as ms
 from masksearch.cost.timing import synchronize
-from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings.combined import RunSettings
+from masksearch.experiment.process_setup import prepare
+from masksearch.experiment.settings.all_settings import RunSettings
 from masksearch.scoring.paths.compact import CompactPath
-from masksearch.scoring.paths.reference import Path, ReferencePath
+from masksearch.scoring.paths.network_path import Path, ReferencePath
 from masksearch.utils.seeds import torch_generator
 
 MASKS, TRAININGS = 12, 4

@@ -22,7 +22,7 @@ from scipy import stats
 
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import read_sweep
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.utils.errors import InputError
 from masksearch.utils.number_text import number_text
 

@@ -30,7 +30,7 @@ from benchmarks.page import HERE
 from benchmarks.planted_curves import Climb, drawing
 from masksearch.analysis import Estimate
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.utils.errors import InputError

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
-from masksearch.experiment.results import find_setting
+from masksearch.experiment.cell_results import find_setting
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 

@@ -12,9 +12,9 @@ from benchmarks.collect import flat_row, flat_rows
 from benchmarks.rows import case_columns, read_csv, write_csv
 from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
-from masksearch.cli.progress import ProgressBars
+from masksearch.cli.sweep_progress import ProgressBars
 from masksearch.experiment import Cell, grid, run_sweep
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.experiment.store.run_folder import is_done
 from masksearch.searching.history_store import read_rows
 from masksearch.utils.errors import InputError

@@ -5,7 +5,7 @@
 The number of parameters varies: one bit per unit of a space; for the Gaussian process one density per layer. A tenth of
 the units is kept, and scores are random. Each timing is one ask and one tell, without a storage; medians of at most ten
 timings, within a minute. The figures that refusals of larger spaces name
-(``masksearch.searchers.optuna.samplers.SAMPLERS``) are from here.
+(``masksearch.searchers.optuna.optuna_search.SAMPLERS``) are from here.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import masksearch as ms
-from masksearch.searchers.optuna.samplers import SAMPLERS, OptunaSearch
+from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
 from masksearch.utils.registry import choose
 
 LAST = 10  # proposals that the medians are over

@@ -30,8 +30,8 @@ from benchmarks.rows import Row, read_csv, write_csv
 from masksearch.analysis import Estimate
 from masksearch.experiment import read_sweep
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.group import data_digest, load_part, part_space
-from masksearch.experiment.machine import prepare
+from masksearch.experiment.dense_group import data_digest, load_part, part_space
+from masksearch.experiment.process_setup import prepare
 from masksearch.experiment.steps.cell_scorer import cell_scorer
 from masksearch.experiment.steps.criterion import cell_energy, criterion_saliency
 from masksearch.experiment.steps.dense import dense_folder, dense_network

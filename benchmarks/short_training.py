@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 
 import masksearch as ms
 from masksearch.experiment import read_sweep
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.number_text import number_text

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 import masksearch as ms
-from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings.combined import RunSettings
+from masksearch.experiment.process_setup import prepare
+from masksearch.experiment.settings.all_settings import RunSettings
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses
 from masksearch.training.record import copy_weights

@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from masksearch.pruning.deploy import break_even
+from masksearch.pruning.sparse_inference import break_even
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, Subset
 
 import masksearch as ms
 from masksearch.cost.timing import synchronize
-from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings.combined import RunSettings
-from masksearch.scoring.paths.reference import images_per_pass
+from masksearch.experiment.process_setup import prepare
+from masksearch.experiment.settings.all_settings import RunSettings
+from masksearch.scoring.paths.network_path import images_per_pass
 from masksearch.utils.seeds import torch_generator
 
 

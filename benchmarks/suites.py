@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import Cell, Settings, grid, load_recipe, methods, recipe_names
-from masksearch.experiment.settings.sweep_axes import split_method
+from masksearch.experiment.settings.sweep_settings import split_method
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 import masksearch as ms
-from masksearch.cli.running import keep_freed_memory
+from masksearch.cli.run_command import keep_freed_memory
 from masksearch.utils.seeds import torch_generator
 
 BATCH = 128

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks, tasks
     from masksearch.compression import Compressed, compress, find_mask
-    from masksearch.core.amount import Amount
+    from masksearch.core.density_allocation import Amount
     from masksearch.core.history import History
     from masksearch.core.mask import Mask, Move
-    from masksearch.core.protocol import Budget, Problem, Proposal, Score, Trial
+    from masksearch.core.problem_and_trials import Budget, Problem, Proposal, Score, Trial
     from masksearch.core.space import MaskSpace
     from masksearch.criteria.gradual import gradual_saliency
     from masksearch.data import Data, Split, load_data
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
-    from masksearch.pruning import deploy, export
-    from masksearch.pruning.energy import RepairEnergy, repair_energy
+    from masksearch.pruning import export
+    from masksearch.pruning import sparse_inference as deploy
+    from masksearch.pruning.energy_after_repair import RepairEnergy, repair_energy
     from masksearch.pruning.nm_permutation import PermutedNetwork, permute_channels
     from masksearch.pruning.one_shot import OneShot, one_shot, outlier_densities
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from masksearch.pruning.ticket import draw_ticket
     from masksearch.schedules.rounds import run_rounds
     from masksearch.scoring import LatencyShare, ParallelScorer, Scorer, ShortTraining
-    from masksearch.searching.loop import search
+    from masksearch.searching.search_function import search
     from masksearch.spaces import (
         BlockSpace,
         FilterSpace,
@@ -122,7 +123,7 @@ _MODULES = {
     "cost": "cost",
     "criteria": "criteria",
     "data": "data",
-    "deploy": "pruning.deploy",
+    "deploy": "pruning.sparse_inference",
     "export": "pruning.export",
     "models": "models",
     "schedules": "schedules",
@@ -134,16 +135,16 @@ _MODULES = {
 
 _HOMES = {
     "compression": ("Compressed", "compress", "find_mask"),
-    "core.amount": ("Amount",),
+    "core.density_allocation": ("Amount",),
     "core.history": ("History",),
     "core.mask": ("Mask", "Move"),
-    "core.protocol": ("Budget", "Problem", "Proposal", "Score", "Trial"),
+    "core.problem_and_trials": ("Budget", "Problem", "Proposal", "Score", "Trial"),
     "core.space": ("MaskSpace",),
     "criteria.gradual": ("gradual_saliency",),
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
-    "pruning.energy": ("RepairEnergy", "repair_energy"),
+    "pruning.energy_after_repair": ("RepairEnergy", "repair_energy"),
     "pruning.nm_permutation": ("PermutedNetwork", "permute_channels"),
     "pruning.one_shot": ("OneShot", "one_shot", "outlier_densities"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
@@ -151,7 +152,7 @@ _HOMES = {
     "pruning.ticket": ("draw_ticket",),
     "schedules.rounds": ("run_rounds",),
     "scoring": ("LatencyShare", "ParallelScorer", "Scorer", "ShortTraining"),
-    "searching.loop": ("search",),
+    "searching.search_function": ("search",),
     "spaces": (
         "BlockSpace",
         "FilterSpace",

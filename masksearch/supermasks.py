@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from masksearch.core.amount import Amount, Density, OnEmpty, Scope
+from masksearch.core.density_allocation import Amount, Density, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Examples, TrainSettings, train

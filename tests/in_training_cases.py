@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from masksearch.criteria import select
-from masksearch.schedules.in_training import Gradual, Regrowing
+from masksearch.schedules.gradual_and_regrowing import Gradual, Regrowing
 from masksearch.spaces import filter_space, weight_space
 from masksearch.training import TrainSettings, train
 

@@ -13,8 +13,8 @@ from documents import DOCS, DOCUMENTS, MEASURED, PAGES, ROOT, anchors, blocks, l
 from rich.console import Console
 
 from masksearch import plugin
-from masksearch.cli import commands as cli
-from masksearch.cli import inspection as reading
+from masksearch.cli import dispatch as cli
+from masksearch.cli import result_commands as reading
 from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import Settings, methods

@@ -80,6 +80,6 @@ def test_public_names_are_listed_and_others_are_refused():
 
     assert set(ms.__all__) <= set(dir(ms))
     assert ms.__version__
-    assert ms.search is __import__("masksearch.searching.loop", fromlist=["search"]).search
+    assert ms.search is __import__("masksearch.searching.search_function", fromlist=["search"]).search
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         _ = ms.serach

@@ -7,7 +7,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from masksearch.cli.running import keep_freed_memory
+from masksearch.cli.run_command import keep_freed_memory
 torch.set_num_threads(1)
 
 def faults():

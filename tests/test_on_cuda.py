@@ -8,13 +8,13 @@ import torch
 import masksearch as ms
 from masksearch.cost import latency
 from masksearch.criteria import CRITERIA, select
-from masksearch.schedules.in_training import Regrowing
+from masksearch.schedules.gradual_and_regrowing import Regrowing
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.paths.in_place import InPlacePath
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
-from masksearch.training import batches as batches_module
+from masksearch.training import batch_feed as batches_module
 from masksearch.training import training_loop
 from masksearch.training.optimisation import OPTIMIZERS
 from masksearch.utils.seeds import torch_generator

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from masksearch import plugin
-from masksearch.cli import commands as cli
+from masksearch.cli import dispatch as cli
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import read_sweep
 from masksearch.plugin import load_plugins

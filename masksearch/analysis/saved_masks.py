@@ -1,19 +1,18 @@
 """Masks saved by a finished sweep: reading them, their orthogonality scores, and means of their layers over seeds."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from masksearch.analysis.mask_properties import weights_orthogonality
 from masksearch.analysis.seed_groups import Group
+from masksearch.analysis.similarity_and_orthogonality import weights_orthogonality
 from masksearch.analysis.statistics import Estimate
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.experiment import SweepResult
 from masksearch.experiment.store.sweep_plan import read_plan
-from masksearch.pruning.orthogonal_repair import repaired
+from masksearch.pruning.orthogonalisation import repaired
 from masksearch.utils.files import load_tensors
 from masksearch.utils.integrity import refusing
 
@@ -47,7 +46,7 @@ def group_orthogonality(
     masks : mapping
         Seed -> weight mask; the layers of its space count.
     repair : bool
-        Score the weights that :func:`masksearch.pruning.orthogonal_repair.repaired` returns.
+        Score the weights that :func:`masksearch.pruning.orthogonalisation.repaired` returns.
     """
     scores = []
     for seed in seeds:
@@ -65,18 +64,3 @@ def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
     files = [folder / "init.safetensors" for folder in read_plan(result.path).dense_folders(seed)]
     known = [path for path in files if path.exists()]
     return load_tensors(known[0])[0] if known else None
-
-
-def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
-    """Return {layer: (density, MACs of kept weights, MACs when dense)}, means over seeds of one method and sparsity.
-
-    The density is NaN where a layer has no units of its own.
-    """
-    means = {}
-    for name in group.cells[0].layers:
-        costs = [cell.layers[name] for cell in group.cells]
-        densities = [cell.mask.densities.get(name, math.nan) for cell in group.cells]
-        figures = densities, [cost.macs_left for cost in costs], [cost.macs for cost in costs]
-        density, left, dense = (sum(values) / len(values) for values in figures)
-        means[name] = density, left, dense
-    return means

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.spaces import UNITS
 
 

@@ -1,12 +1,13 @@
 """Summary rows: means and 95 % intervals over seeds of all results, by method and sparsity."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
+from masksearch.experiment.cell_results import Cap, CellResult, DenseResult, find_setting
 from masksearch.experiment.result_parts import Accuracy, Metric, RoundResult
-from masksearch.experiment.results import Cap, CellResult, DenseResult, find_setting
 
 _NOTHING, _ACCURACY = Estimate.of([]), Metric()
 
@@ -198,3 +199,18 @@ def _validation(cell: CellResult) -> float | None:
         return cell.metric.worst
     value = cell.trained.val_accuracy
     return cell.trained.rest_accuracy if value is None else value
+
+
+def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
+    """Return {layer: (density, MACs of kept weights, MACs when dense)}, means over seeds of one method and sparsity.
+
+    The density is NaN where a layer has no units of its own.
+    """
+    means = {}
+    for name in group.cells[0].layers:
+        costs = [cell.layers[name] for cell in group.cells]
+        densities = [cell.mask.densities.get(name, math.nan) for cell in group.cells]
+        figures = densities, [cost.macs_left for cost in costs], [cost.macs for cost in costs]
+        density, left, dense = (sum(values) / len(values) for values in figures)
+        means[name] = density, left, dense
+    return means

@@ -2,7 +2,7 @@
 
 import sys
 
-from masksearch.cli.commands import main
+from masksearch.cli.dispatch import main
 
 if __name__ == "__main__":
     sys.exit(main())

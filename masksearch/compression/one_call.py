@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from masksearch import cost
-from masksearch.compression.method import CompressionMethod, Start, check_start
+from masksearch.compression.criterion_or_search import CompressionMethod, Start, check_start
 from masksearch.compression.result import Compressed, Measured
 from masksearch.core.mask import Mask
 from masksearch.data import Data
@@ -19,6 +18,7 @@ from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, check_type
+from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import as_device
 from masksearch.utils.progress import Steps, steps
 from masksearch.utils.seeds import derive
@@ -116,7 +116,7 @@ def compress(
     if train_fn is not None:
         check_train_function(train_fn)
     dense = _on_device(model, device)
-    where = cost.forward_pass.device_of(dense)
+    where = device_of(dense)
     check_start(start)
     with steps(progress) as bars:
         finder = CompressionMethod(dense, data, method, granularity, budget, objective, seed, bars)
@@ -217,7 +217,7 @@ def _fine_tuned(
         val=data.val,
         masks=masks,
         seed=derive(seed, "fine-tuning"),
-        device=cost.forward_pass.device_of(dense),
+        device=device_of(dense),
         augment=data.augment,
         teacher=dense if settings.distill else None,
         on_epoch=lambda row: bars.reach(row.epoch / settings.epochs, f"loss {row.train_loss:.4g}"),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from masksearch import cost
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.cost.forward_pass import device_of
 from masksearch.data import Data
 from masksearch.spaces import NetworkSpace
 from masksearch.training import Training, evaluate
+from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import Nested
 
 TIMED = 64

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Score, Trial
+from masksearch.core.problem_and_trials import Budget, Score, Trial
 from masksearch.utils.errors import InputError
 
 

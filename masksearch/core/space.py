@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
+from masksearch.core.density_allocation import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.layout import Layout
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
@@ -23,7 +23,7 @@ class MaskSpace(Layout):
 
     A unit is what one mask bit switches: a weight, or a group of channels. ``weight_space`` and ``filter_space`` make
     the space of a network. A ``density`` is a float in (0, 1], one float per layer name, or an
-    :class:`~masksearch.core.amount.Amount`, which also states the quantity that the density is a share of (``hold``),
+    :class:`~masksearch.Amount`, which also states the quantity that the density is a share of (``hold``),
     its distribution over layers (``scope``) and the treatment of layers without kept units (``on_empty``). The number
     of kept units is exact.
     """
@@ -83,7 +83,7 @@ class MaskSpace(Layout):
             Kept / total. Exactly one of ``density`` and ``sparsity`` is given; none in an N:M space, whose masks have
             one density.
         scope, on_empty, hold : str, optional
-            Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
+            Fields of an :class:`~masksearch.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
             They are refused beside an ``Amount``. Only filter spaces allow shares of parameters and MACs in ``hold``.
         generator : torch.Generator, optional
             Breaks ties; by default a generator with seed 0, so that equal calls return equal masks.

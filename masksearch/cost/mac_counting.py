@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward, with_hooks
 from masksearch.utils.errors import InputError
+from masksearch.utils.forward_passes import batch_of, check_batch, device_of, evaluated, forward, with_hooks
 from masksearch.utils.nested import Nested
 from masksearch.utils.registry import choose
 

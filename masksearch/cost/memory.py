@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
+from masksearch.utils.forward_passes import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.nested import Nested, tensors_of
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.errors import InputError
+from masksearch.utils.forward_passes import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.nested import Nested, call_model
 
 _FEWEST_RUNS, _MOST_RUNS = 11, 1000

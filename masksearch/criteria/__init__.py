@@ -8,19 +8,19 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
+from masksearch.core.density_allocation import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.criteria.batches import Batches, Loss, is_split
-from masksearch.criteria.blocks import block_cosine
-from masksearch.criteria.connectivity import Connectivity, connected
-from masksearch.criteria.filters import bn_scale, energy, filter_l1, filter_l2, fpgm
+from masksearch.criteria.batch_loss import Batches, Loss, is_split
+from masksearch.criteria.block_criteria import block_cosine
+from masksearch.criteria.disconnected_units import Connectivity, connected
+from masksearch.criteria.filter_criteria import bn_scale, energy, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
-from masksearch.criteria.gradients import grasp, snip, taylor
-from masksearch.criteria.input_norms import owl, sparsegpt, sparsegpt_mask, wanda
-from masksearch.criteria.iterative import step_amounts
+from masksearch.criteria.gradient_criteria import grasp, snip, taylor
+from masksearch.criteria.iterative_densities import step_amounts
+from masksearch.criteria.magnitude_and_movement import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.criteria.synaptic_flow import synflow
-from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
-from masksearch.data.split import balanced_batch
+from masksearch.criteria.wanda_and_sparsegpt import owl, sparsegpt, sparsegpt_mask, wanda
+from masksearch.data.in_memory_split import balanced_batch
 from masksearch.searchers import Searcher
 from masksearch.spaces import Granularity, NetworkSpace
 from masksearch.spaces.network_space import unwrapped
@@ -314,7 +314,7 @@ def select(
     sparsity : float or {layer name: float}, optional
         1 - density; at most one of the two is given.
     scope, on_empty, hold : str, optional
-        Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
+        Fields of an :class:`~masksearch.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
     generator : torch.Generator, optional
         Source of random numbers for ties and for the criterion ``random``; default: a generator with seed 0.
     initial : mapping, optional

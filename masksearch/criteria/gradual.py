@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Hold, OnEmpty, Scope
+from masksearch.core.density_allocation import Amount, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria import saliency, select
-from masksearch.criteria.batches import Batches, is_split
-from masksearch.schedules.in_training import Gradual
+from masksearch.criteria.batch_loss import Batches, is_split
+from masksearch.schedules.gradual_and_regrowing import Gradual
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Examples, TrainSettings, optimizer_steps, train
-from masksearch.training.examples import as_examples
 from masksearch.training.training_loop import OnEpoch
+from masksearch.training.training_splits import as_examples
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
@@ -68,7 +68,7 @@ def gradual_saliency(
     sparsity : float, optional
         1 - density.
     scope, on_empty, hold : str, optional
-        Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
+        Fields of an :class:`~masksearch.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
     alive : Mask, optional
         Mask to begin with. Default: the full mask.
     seed, device, augment, on_epoch

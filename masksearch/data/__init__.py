@@ -14,9 +14,9 @@ import torch
 
 from masksearch.data.data import Data
 from masksearch.data.image_folder import read_folder
+from masksearch.data.in_memory_split import Split, content_digest
 from masksearch.data.sources import cifar10, digits, from_torchvision
-from masksearch.data.split import Split, content_digest
-from masksearch.data.streamed import LoaderSplit, StreamedSplit
+from masksearch.data.streamed_splits import LoaderSplit, StreamedSplit
 from masksearch.data.text_classes import class_folder, docstrings
 from masksearch.data.texts import RawTexts, standard_library, text_folder
 from masksearch.utils.errors import InputError, check_type

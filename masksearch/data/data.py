@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from masksearch.data import preparation
 from masksearch.data.dataset_reading import estimated_bytes, free_memory, pass_over, read_all, streamed_split
-from masksearch.data.division import AnySplit, Sizes, divided, n_classes
-from masksearch.data.split import Split
-from masksearch.data.streamed import (
+from masksearch.data.in_memory_split import Split
+from masksearch.data.streamed_splits import (
     Collate,
     LoaderSplit,
     Normalisation,
     check_shared_examples,
 )
+from masksearch.data.train_val_test import AnySplit, Sizes, divided, n_classes
 from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import concatenate, describe, tensors_of

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from masksearch.data import preparation
-from masksearch.data.streamed import Collate, StreamedSplit, collate_pairs
+from masksearch.data.streamed_splits import Collate, StreamedSplit, collate_pairs
 from masksearch.tasks import Task
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import concatenate, tensors_of

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from masksearch.data.split import RawImages
+from masksearch.data.in_memory_split import RawImages
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masksearch.data.split import Split, stratified_order
+from masksearch.data.in_memory_split import Split, stratified_order
 from masksearch.tasks import Task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import describe, map_tensors, tensors_of

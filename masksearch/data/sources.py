@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masksearch.data.image_folder import read_folder
-from masksearch.data.split import RawImages, stratified_order
+from masksearch.data.in_memory_split import RawImages, stratified_order
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.seeds import numpy_generator
 

@@ -1,13 +1,13 @@
 """Experiments: settings, cells, sweeps, and what they leave on disk."""
 
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import EXECUTORS
 from masksearch.experiment.on_ranks import on_all_ranks, own_copy
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
-from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.settings.sweep_axes import methods
+from masksearch.experiment.settings.all_settings import Settings
+from masksearch.experiment.settings.sweep_settings import methods
 from masksearch.experiment.sweep import run_sweep
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.experiment.sweep_grid import grid
 from masksearch.experiment.sweep_result import CellsFailedError, SweepResult, read_sweep
 

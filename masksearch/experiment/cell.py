@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from masksearch.core.amount import Amount, Density
+from masksearch.core.density_allocation import Amount, Density
 from masksearch.criteria import CRITERIA, start_criterion
 from masksearch.data import DATASETS
 from masksearch.experiment.identity import (
@@ -17,9 +17,9 @@ from masksearch.experiment.identity import (
     short_hash,
     without,
 )
-from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
+from masksearch.experiment.settings.all_settings import ON_EMPTY, SCOPES, Settings
 from masksearch.experiment.settings.schedule_settings import Control
-from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
+from masksearch.experiment.settings.sweep_settings import Capped, parse_layer_sparsity
 from masksearch.models import MODELS, is_own_function
 from masksearch.models.hugging_face import folder_digest
 from masksearch.schedules import SCHEDULES, Schedule

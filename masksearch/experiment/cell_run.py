@@ -7,19 +7,18 @@ from pathlib import Path
 
 from torch import nn
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
+from masksearch.experiment.cell_results import Cap, CellResult
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.result_parts import RoundResult
-from masksearch.experiment.results import Cap, CellResult
-from masksearch.experiment.steps.by_block import pruned_by_block, with_channel_order
-from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
+from masksearch.experiment.steps.early_bird_masks import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder
 from masksearch.experiment.steps.mask_search import MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
+from masksearch.experiment.steps.one_shot_step import pruned_by_block, with_channel_order
 from masksearch.experiment.steps.retraining import (
     TrainingPlan,
     mask_schedule,
@@ -28,13 +27,14 @@ from masksearch.experiment.steps.retraining import (
     training_plan,
 )
 from masksearch.experiment.steps.round_evaluation import round_result
-from masksearch.experiment.store.places import record_place
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
+from masksearch.experiment.store.run_hosts import record_place
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
-from masksearch.pruning.orthogonal_repair import repaired
+from masksearch.pruning.orthogonalisation import repaired
 from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.schedules.in_training import Gradual, Regrowing
+from masksearch.schedules.gradual_and_regrowing import Gradual, Regrowing
 from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace

@@ -10,8 +10,8 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.results import DenseResult
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.cell_results import DenseResult
+from masksearch.experiment.settings.all_settings import Settings
 from masksearch.models import build_model
 from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from masksearch.experiment.group import load_part
-from masksearch.experiment.machine import must_be_alone
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.dense_group import load_part
+from masksearch.experiment.process_setup import must_be_alone
+from masksearch.experiment.settings.all_settings import Settings
 from masksearch.utils.errors import InputError
 from masksearch.utils.ranks import distributed, equal_errors, launched, ranks
 

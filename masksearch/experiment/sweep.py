@@ -9,16 +9,16 @@ from pathlib import Path
 
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.cost_bounds import check_latency_bounds
-from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.cost_feasibility import check_latency_bounds
+from masksearch.experiment.dense_group import DenseGroup, data_digest, data_key, load_part
 from masksearch.experiment.executors import plan_of, run_groups
-from masksearch.experiment.group import Group, data_digest, data_key, load_part
-from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.settings.combined import Settings, SweepSettings
+from masksearch.experiment.process_setup import describe_machine, prepare
+from masksearch.experiment.settings.all_settings import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.mirror import holding
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.sweep_plan import SweepPlan, read_plan
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.experiment.sweep_checks import check_parts, check_without_data, checked_space
 from masksearch.experiment.sweep_grid import grid, with_distinct_labels
 from masksearch.experiment.sweep_result import CellsFailedError, SweepResult, read_sweep
@@ -110,7 +110,7 @@ def _warn_of_threads(path: Path, threads: int) -> None:
         )
 
 
-def _groups(loaded: Sequence["_Part"], to_do: Iterable[Cell], known: Container[str]) -> Iterator[Group]:
+def _groups(loaded: Sequence["_Part"], to_do: Iterable[Cell], known: Container[str]) -> Iterator[DenseGroup]:
     """Yield each dense network with its cells, except networks whose work is finished."""
     unfinished = {cell.folder for cell in to_do}
     for part in loaded:
@@ -122,7 +122,7 @@ def _groups(loaded: Sequence["_Part"], to_do: Iterable[Cell], known: Container[s
             waiting = [cell for cell in cells if cell.folder in unfinished]
             if cells and not waiting and (is_done(folder) or any(cell.folder in known for cell in cells)):
                 continue
-            yield Group(cells or [alone[folder]], waiting, part.data, part.space)
+            yield DenseGroup(cells or [alone[folder]], waiting, part.data, part.space)
 
 
 @dataclass(frozen=True)

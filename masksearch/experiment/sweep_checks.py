@@ -6,15 +6,15 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from masksearch.core.protocol import Budget, Problem
+from masksearch.core.problem_and_trials import Budget, Problem
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
-from masksearch.experiment.cost_bounds import check_cost_bound
-from masksearch.experiment.executors.table import check_executor
-from masksearch.experiment.group import moments_of, part_space
-from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
+from masksearch.experiment.cost_feasibility import check_cost_bound
+from masksearch.experiment.dense_group import moments_of, part_space
+from masksearch.experiment.executors.executor_choice import check_executor
+from masksearch.experiment.settings.all_settings import Settings
+from masksearch.experiment.store.state_dict_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
 from masksearch.models.hugging_face import check_folder

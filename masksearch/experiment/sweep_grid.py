@@ -7,7 +7,7 @@ from itertools import product
 
 from masksearch.criteria import CRITERIA
 from masksearch.experiment.cell import AUTO, Cell
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.all_settings import Settings
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.settings.search_settings import USUAL_START, split_method
 from masksearch.schedules import SCHEDULES, Schedule

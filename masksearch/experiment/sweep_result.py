@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from masksearch.experiment.cell_results import CellResult, DenseResult
 from masksearch.experiment.result_parts import Metric
-from masksearch.experiment.results import CellResult, DenseResult
-from masksearch.experiment.settings.combined import Settings, SweepSettings
+from masksearch.experiment.settings.all_settings import Settings, SweepSettings
 from masksearch.experiment.store.run_folder import failures_of, is_done
 from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.utils.errors import InputError

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from masksearch.core.layout import Layer
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
 from masksearch.core.space import MaskSpace
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.searching.history_store import incumbents
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from masksearch.models.blocks import Shape
 from masksearch.models.byte_gpt import byte_gpt
 from masksearch.models.hugging_face import from_transformers
+from masksearch.models.mlp_lenet_vgg import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.mobilenet import mobilenet_v2
+from masksearch.models.network_construction import Shape
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
-from masksearch.models.without_shortcuts import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.utils.errors import InputError, check_type, first_line
 from masksearch.utils.named_functions import call_function, import_function, names_function
 from masksearch.utils.registry import Table

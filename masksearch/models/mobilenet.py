@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from masksearch.models.blocks import Named, Shape, chain, he_normal, scaled
+from masksearch.models.network_construction import Named, Shape, chain, he_normal, scaled
 
 # Expansion, channels, blocks and stride of the first block, by stage (table 2 of the paper; the second stage has stride
 # 1 in place of 2).

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from masksearch.models.blocks import Named, Shape, chain, he_normal, scaled
+from masksearch.models.network_construction import Named, Shape, chain, he_normal, scaled
 from masksearch.utils.errors import InputError
 
 __all__ = ["ResNet", "Residual", "basic_resnet", "bottleneck_resnet", "resnet18"]

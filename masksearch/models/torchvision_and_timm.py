@@ -6,7 +6,7 @@ from inspect import signature
 
 from torch import nn
 
-from masksearch.models.blocks import Shape
+from masksearch.models.network_construction import Shape
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 

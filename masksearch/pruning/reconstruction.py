@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from masksearch.core.mask import Mask
-from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import Gram, LayerGrams, calibration_batches, gram_matrices
 from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers
 from masksearch.pruning.physical import prune
 from masksearch.spaces import BlockSpace, FilterSpace, NetworkSpace
 from masksearch.training.input_check import takes_channels_last
 from masksearch.utils.copies import copy_network
+from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import Nested, call_model, take
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of G's mean diagonal; the one of smallest error on held-out examples is taken

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.cost import Timing, time_runs
-from masksearch.cost.forward_pass import forward
 from masksearch.utils.errors import InputError
+from masksearch.utils.forward_passes import forward
 from masksearch.utils.nested import Nested
 
 _TOLERANCE = 1e-4  # of the outputs' standard deviation, for float32; sparse products add in another order

@@ -9,18 +9,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 from masksearch.analysis import Group, SummaryRow, group_cells, summarise
-from masksearch.analysis.paired_results import settings_texts
+from masksearch.analysis.paired_sweeps_and_controls import settings_texts
 from masksearch.experiment import SweepResult
-from masksearch.report.best_methods import answer_html, best_rows
 from masksearch.report.figures import sweep_drawings
-from masksearch.report.figures.drawing import percent
 from masksearch.report.figures.early_bird_heatmaps import early_bird_grid
-from masksearch.report.rerun_commands import row_commands, sweep_command
+from masksearch.report.reproduction_commands import row_commands, sweep_command
+from masksearch.report.result_sentences import answer_html, best_rows
 from masksearch.report.tables.results_csv import write_rows
 from masksearch.report.tables.summary_tables import costs_grid, moments_grid, results_grid
 from masksearch.report.tables.table_formats import Grid
 from masksearch.report.tensorboard_address import board_link
 from masksearch.utils.files import write_bytes
+from masksearch.utils.number_text import percent
 
 _LONG = 40  # rows; a longer table is folded
 _MOST_ROWS = 300  # of one page

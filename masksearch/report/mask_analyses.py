@@ -23,10 +23,11 @@ from masksearch.analysis import (
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.experiment import SweepResult
-from masksearch.report.figures.drawing import Drawing, by_sparsity, percent
+from masksearch.report.figures.drawing import Drawing, by_sparsity
 from masksearch.report.figures.style import MATRIX_COLOURS, STYLE
 from masksearch.report.tables.table_formats import Grid
 from masksearch.spaces import UNITS, Granularity
+from masksearch.utils.number_text import percent
 
 _MEASURES = {
     "cosine": "units that both keep / sqrt(units of one x units of the other)",

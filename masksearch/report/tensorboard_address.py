@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from masksearch.analysis import Group
-from masksearch.report.figures.drawing import one_sparsity, percent
+from masksearch.report.figures.drawing import one_sparsity
+from masksearch.utils.number_text import percent
 
 _ADDRESS = "http://localhost:6006/#custom_scalars"
 _MAX_SELECTED = 40  # TensorBoard selects all runs that match its regular expression if there are at most 40

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.schedules.early_bird import EarlyBird, mask_distances
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table

@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
-from masksearch.core.amount import Amount, Density
+from masksearch.core.density_allocation import Amount, Density
 from masksearch.core.mask import Mask
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.spaces import NetworkSpace

@@ -9,9 +9,9 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
-from masksearch.cost.forward_pass import batch_of
 from masksearch.pruning.physical import Removable, prune
 from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.forward_passes import batch_of
 from masksearch.utils.nested import Nested, call_model, take
 
 _BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128

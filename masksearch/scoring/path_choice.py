@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.protocol import Proposal
-from masksearch.scoring.examples import ScoredExamples
+from masksearch.core.problem_and_trials import Proposal
+from masksearch.scoring.example_batches import ScoredExamples
 from masksearch.scoring.objectives import CustomObjective, LogitObjective, Objective, score_of
 from masksearch.scoring.paths.batched import BatchedMasks, is_small, supports_batching
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath
-from masksearch.scoring.paths.linear_chain import linear_chain
-from masksearch.scoring.paths.reference import Path, ReferencePath
-from masksearch.scoring.probe import Probe
+from masksearch.scoring.paths.mlp_layers import linear_chain
+from masksearch.scoring.paths.network_path import Path, ReferencePath
+from masksearch.scoring.scoring_checks import Probe
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task
 from masksearch.utils.ranks import ranks

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.scoring.objectives import Objective, accuracy, loss
 from masksearch.tasks import Task
 from masksearch.utils.errors import InputError

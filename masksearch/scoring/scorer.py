@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.core.problem_and_trials import Proposal, Score, proposals_of
 from masksearch.pruning.gram_matrices import calibration_batches
 from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction, reconstruct
-from masksearch.scoring.examples import ScoredExamples
-from masksearch.scoring.measures import LogitMeasure, Measure, new_measure
+from masksearch.scoring.example_batches import ScoredExamples
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, objective_row
 from masksearch.scoring.path_choice import (
     choose_batched,
@@ -29,9 +28,10 @@ from masksearch.scoring.path_choice import (
 from masksearch.scoring.paths.any_task import AnyTaskPath, DenseOutputs
 from masksearch.scoring.paths.batched import BatchedMasks, batched_objective
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
-from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
-from masksearch.scoring.probe import Probe, check_examples, check_weights
+from masksearch.scoring.paths.network_path import Path, ReferencePath, images_per_pass
 from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
+from masksearch.scoring.score_accumulators import LogitMeasure, Measure, new_measure
+from masksearch.scoring.scoring_checks import Probe, check_examples, check_weights
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.training.checkpoint import examples_digest

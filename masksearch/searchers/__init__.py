@@ -6,10 +6,10 @@ from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.eda import EDA
 from masksearch.searchers.energy_annealing import EnergyAnnealing
 from masksearch.searchers.evolution import Evolution
+from masksearch.searchers.evopress import LevelSwitches
+from masksearch.searchers.fastnas import OneTolerance
 from masksearch.searchers.layer_coefficients import LayerCoefficients
-from masksearch.searchers.level_switches import LevelSwitches
-from masksearch.searchers.one_tolerance import OneTolerance
-from masksearch.searchers.optuna.samplers import OptunaSearch
+from masksearch.searchers.optuna.optuna_search import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
 from masksearch.searchers.searcher import Searcher
 from masksearch.searchers.thesis_annealing import ThesisAnnealing

@@ -9,13 +9,13 @@ from typing import get_args
 import numpy as np
 import torch
 
-from masksearch.core.amount import Scope
+from masksearch.core.density_allocation import Scope
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Problem, Proposal, Score
-from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
-from masksearch.searchers.group_swaps import GroupPartition
-from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
-from masksearch.searchers.partition import Partition
+from masksearch.core.problem_and_trials import Problem, Proposal, Score
+from masksearch.searchers.moves.any_swap import Partition
+from masksearch.searchers.moves.in_groups import GroupPartition
+from masksearch.searchers.moves.layerwise import LayeredPartition, RankedLayers
+from masksearch.searchers.moves.within_cost import BudgetPartition, needs_budget_moves
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.amount import Scope
+from masksearch.core.density_allocation import Scope
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from masksearch.core.energy import Energy, removal_order
+from masksearch.core.energy_protocol import Energy, removal_order
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers.energy_walk import Walk
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from masksearch.core.energy import EnergyState
+from masksearch.core.energy_protocol import EnergyState
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 
 _BATCH = 16  # swaps of one layer whose changes are computed together; the first accepted one is made
 _MOST = 8  # units of one layer that an exchange drops or regrows, at most

@@ -8,14 +8,14 @@ from typing import get_args
 
 import numpy as np
 
-from masksearch.core.amount import Scope
+from masksearch.core.density_allocation import Scope
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score
-from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
-from masksearch.searchers.group_swaps import swapped_in_groups
-from masksearch.searchers.layered_partition import spread
-from masksearch.searchers.partition import per_layer
+from masksearch.core.problem_and_trials import Proposal, Score
+from masksearch.searchers.moves.any_swap import per_layer
+from masksearch.searchers.moves.in_groups import swapped_in_groups
+from masksearch.searchers.moves.layerwise import spread
+from masksearch.searchers.moves.within_cost import BudgetPartition, needs_budget_moves
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose

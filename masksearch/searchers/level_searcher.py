@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from masksearch.core.amount import DensityTooLowError, Scope
+from masksearch.core.density_allocation import DensityTooLowError, Scope
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 from masksearch.core.width_levels import Levels, filled
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from masksearch.core.amount import Scope
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.density_allocation import Scope
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator

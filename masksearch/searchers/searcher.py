@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Problem, Proposal, Score
+from masksearch.core.problem_and_trials import Problem, Proposal, Score
 from masksearch.searchers.state import load_state, saved_state
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score
-from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
-from masksearch.searchers.group_swaps import BitPartition, GroupPartition
-from masksearch.searchers.partition import Partition
+from masksearch.core.problem_and_trials import Proposal, Score
+from masksearch.searchers.moves.any_swap import Partition
+from masksearch.searchers.moves.in_groups import BitPartition, GroupPartition
+from masksearch.searchers.moves.within_cost import BudgetPartition, needs_budget_moves
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator, torch_generator

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator

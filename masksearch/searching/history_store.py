@@ -15,7 +15,7 @@ import torch
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move, unpacked_bits
-from masksearch.core.protocol import LARGER_BUDGETS, Budget, Score, Trial
+from masksearch.core.problem_and_trials import LARGER_BUDGETS, Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, named, remove_litter, save_tree

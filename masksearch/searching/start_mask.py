@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError, check_type

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.energy import Energy, EnergyState
+from masksearch.core.energy_protocol import Energy, EnergyState
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.core.problem_and_trials import Proposal, Score, proposals_of
 from masksearch.core.scorer_protocols import Scoring, data_digest
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Problem, Proposal, Score, Trial
+from masksearch.core.problem_and_trials import Problem, Proposal, Score, Trial
 from masksearch.core.scorer_protocols import Scoring
 from masksearch.searchers import Searcher
 from masksearch.searching.history_store import HistoryFile

@@ -5,8 +5,8 @@ from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.spaces.granularities import REMOVED, UNITS, Granularity, ranked_units, space_of
 from masksearch.spaces.network_space import NetworkSpace
 from masksearch.spaces.nm_mask_space import NMSpace, nm_space
+from masksearch.spaces.union_construction import union_space
 from masksearch.spaces.union_mask_space import UnionSpace
-from masksearch.spaces.union_proof import union_space
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 
 __all__ = [

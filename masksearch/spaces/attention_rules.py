@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.spaces.coupling import Coupling, Labels
-from masksearch.spaces.coupling_call import Call
-from masksearch.spaces.coupling_products import contract
+from masksearch.spaces.aten_call import Call
+from masksearch.spaces.coupling_labels import Coupling, Labels
+from masksearch.spaces.linear_conv_rules import contract
 
 
 def scaled_dot_product_attention(coupling: Coupling, call: Call) -> None:

@@ -9,7 +9,7 @@ import heapq
 from dataclasses import dataclass, replace
 from math import inf
 
-from masksearch.spaces.block_trace import Call, Graph
+from masksearch.spaces.operation_graph import Graph, ModuleCall
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ def _calls_within(graph: Graph, region: set[int]) -> list[int]:
     return calls
 
 
-def innermost(graph: Graph, place: int) -> Call:
+def innermost(graph: Graph, place: int) -> ModuleCall:
     """Return the innermost module call that was running when a traced forward pass ran operation number ``place``."""
     return next(call for call in reversed(graph.calls) if call.start <= place < call.stop)
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from masksearch.spaces.block_branches import Branch
 from masksearch.spaces.block_removal import replacements_of, with_replacements
-from masksearch.spaces.block_trace import Graph, operations_of
 from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
+from masksearch.spaces.operation_graph import Graph, operations_of
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import named_first_line
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors

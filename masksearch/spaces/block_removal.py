@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksearch.spaces.block_branches import Branch, innermost
-from masksearch.spaces.block_trace import Call, Graph
+from masksearch.spaces.operation_graph import Graph, ModuleCall
 from masksearch.utils.copies import copy_network
 
 
@@ -118,7 +118,7 @@ def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str,
     return replacements
 
 
-def _steps(graph: Graph, block: Call, branches: Sequence[Branch]) -> list[list[str]] | None:
+def _steps(graph: Graph, block: ModuleCall, branches: Sequence[Branch]) -> list[list[str]] | None:
     """Return the modules and activations that are left of a block without branches; None if there is other code."""
     places = range(block.start, block.stop)
     if not block.module or block.input is None or block.output is None or graph.runs[block.module] > 1:
@@ -152,7 +152,7 @@ def _steps(graph: Graph, block: Call, branches: Sequence[Branch]) -> list[list[s
     return steps if all(place in covered or place not in graph.live for place in places) else None
 
 
-def _step(graph: Graph, block: Call, place: int, adds: set[int]) -> Call | None:
+def _step(graph: Graph, block: ModuleCall, place: int, adds: set[int]) -> ModuleCall | None:
     """Return the call of a child of a block that makes the result of an operation, and runs no removed addition."""
     for call in graph.calls:
         inside = block.start <= call.start <= place < call.stop <= block.stop and call is not block

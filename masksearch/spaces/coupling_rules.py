@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from masksearch.spaces import attention_rules as attention
-from masksearch.spaces import coupling_shapes as shapes
-from masksearch.spaces.coupling import Coupling, Labels, filled_labels
-from masksearch.spaces.coupling_call import Call, Rule, unknown
-from masksearch.spaces.coupling_products import convolution, matrix_product
-from masksearch.spaces.coupling_resampling import fourier, pad, pixel_shuffle, pixel_unshuffle, pool
+from masksearch.spaces import shape_rules as shapes
+from masksearch.spaces.aten_call import Call, Rule, unknown
+from masksearch.spaces.channel_attributes import holds_sizes
+from masksearch.spaces.coupling_labels import Coupling, Labels, filled_labels
+from masksearch.spaces.linear_conv_rules import convolution, matrix_product
 from masksearch.spaces.norm_rules import batch_norm, group_norm, layer_norm
 from masksearch.spaces.recurrent_rules import pack
-from masksearch.spaces.size_attributes import holds_sizes
+from masksearch.spaces.resampling_rules import fourier, pad, pixel_shuffle, pixel_unshuffle, pool
 
 # Operations that keep positions apart. Entries of one position must not depend on other positions of the same
 # dimension: then masked and pruned networks compute the same values at the positions that stay.

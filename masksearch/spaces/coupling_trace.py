@@ -19,15 +19,15 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from masksearch.spaces.aten_call import Call
 from masksearch.spaces.attention_rules import count_product
 from masksearch.spaces.axis_splits import next_axes
-from masksearch.spaces.branches import attributes_restored
-from masksearch.spaces.coupling import Coupling, described
-from masksearch.spaces.coupling_call import Call
+from masksearch.spaces.channel_attributes import note_sizes
+from masksearch.spaces.control_flow import attributes_restored
+from masksearch.spaces.coupling_labels import Coupling, described
 from masksearch.spaces.coupling_rules import rule_of
-from masksearch.spaces.kept_norms import following_norms
+from masksearch.spaces.masked_norms import following_norms
 from masksearch.spaces.recurrent_rules import following_recurrent
-from masksearch.spaces.size_attributes import note_sizes
 from masksearch.spaces.view_sizes import CallCounter, ViewRecorder
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors

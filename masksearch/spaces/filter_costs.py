@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksearch.spaces.coupling import FIXED
+from masksearch.spaces.coupling_labels import FIXED
 from masksearch.spaces.filter_groups import Groups
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from masksearch.spaces.channel_attributes import set_attributes
 from masksearch.spaces.filter_groups import Groups
-from masksearch.spaces.head_sizes import Sizes, pruned_sizes, set_sizes
-from masksearch.spaces.kept_norms import remove_norm_hooks
+from masksearch.spaces.head_attributes import Sizes, pruned_sizes, set_sizes
+from masksearch.spaces.masked_norms import remove_norm_hooks
 from masksearch.spaces.norm_rules import fit_group_norm
 from masksearch.spaces.pruned_attention import fit_attention
 from masksearch.spaces.pruned_recurrent import fit_recurrent
-from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.copies import copy_network, empty_caches
 from masksearch.utils.errors import InputError
 

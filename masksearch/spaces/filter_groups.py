@@ -10,9 +10,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from masksearch.spaces.coupling import FIXED, Coupling, Leaf, UnitPositions
-from masksearch.spaces.head_sizes import HeadAttribute, HeadAxis, ViewSize
-from masksearch.spaces.size_attributes import SizeAttribute
+from masksearch.spaces.channel_attributes import SizeAttribute
+from masksearch.spaces.coupling_labels import FIXED, Coupling, Leaf, UnitPositions
+from masksearch.spaces.head_attributes import HeadAttribute, HeadAxis, ViewSize
 
 
 @dataclass(frozen=True, eq=False)

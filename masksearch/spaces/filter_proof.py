@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from masksearch.spaces.channel_attributes import SizeAttribute, attribute_subsets
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
 from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
-from masksearch.spaces.head_sizes import ViewSize, find_sizes
-from masksearch.spaces.kept_norms import norms_over
-from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
+from masksearch.spaces.head_attributes import ViewSize, find_sizes
+from masksearch.spaces.masked_norms import norms_over
 from masksearch.utils.copies import empty_caches
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, output_tensors

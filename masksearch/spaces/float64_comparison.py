@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.spaces.kept_norms import remove_norm_hooks
+from masksearch.spaces.masked_norms import remove_norm_hooks
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
-from masksearch.spaces.kept_norms import norms_over
+from masksearch.spaces.masked_norms import norms_over
 from masksearch.utils.copies import empty_caches
 from masksearch.utils.errors import InputError
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.mask import Mask
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space

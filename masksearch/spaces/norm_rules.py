@@ -8,8 +8,8 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.spaces.coupling import Coupling
-from masksearch.spaces.coupling_call import Call
+from masksearch.spaces.aten_call import Call
+from masksearch.spaces.coupling_labels import Coupling
 
 
 def group_norm(coupling: Coupling, call: Call) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from masksearch.spaces.coupling import Coupling, Labels, described
-from masksearch.spaces.coupling_call import Call
+from masksearch.spaces.aten_call import Call
+from masksearch.spaces.coupling_labels import Coupling, Labels, described
 from masksearch.spaces.pruned_recurrent import RECURRENT, cells, gate_count
 from masksearch.utils.nested import output_tensors
 

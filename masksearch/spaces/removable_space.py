@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.density_allocation import Amount, Density, Hold
 from masksearch.core.mask import Mask
 from masksearch.spaces.block_removal import Replacements
 from masksearch.spaces.network_space import NetworkSpace

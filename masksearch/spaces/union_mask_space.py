@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, DensityTooLowError, Hold
+from masksearch.core.density_allocation import Amount, Density, DensityTooLowError, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.core.width_levels import Levels
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
-from masksearch.spaces.cost_bound import most_saliency
+from masksearch.spaces.cost_knapsack import most_saliency
 from masksearch.spaces.filter_costs import Part
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_mask_space import FilterSpace

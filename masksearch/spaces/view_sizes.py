@@ -14,7 +14,7 @@ import numpy as np
 from torch import SymInt, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from masksearch.spaces.coupling import Coupling
+from masksearch.spaces.coupling_labels import Coupling
 
 _Size = int | Tensor | SymInt  # tracers of torch put tensors and symbols in the place of numbers
 Shares = dict[str, dict[int, tuple[int, int]]]

@@ -9,7 +9,7 @@ The package's own tests call the same functions.
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.schedules import Schedule
 from masksearch.testing.check_criteria import check_criterion
-from masksearch.testing.check_models import check_model
+from masksearch.testing.check_model_builders import check_model
 from masksearch.testing.check_searchers import check_searcher
 
 __all__ = ["check_criterion", "check_model", "check_schedule", "check_searcher"]

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from masksearch.core.amount import OnEmpty
-from masksearch.core.protocol import Problem, Proposal, Score
+from masksearch.core.density_allocation import OnEmpty
+from masksearch.core.problem_and_trials import Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from masksearch.core.amount import Density, OnEmpty
-from masksearch.core.energy import Energy, EnergyState
+from masksearch.core.density_allocation import Density, OnEmpty
+from masksearch.core.energy_protocol import Energy, EnergyState
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 

@@ -2,15 +2,15 @@
 
 from masksearch.training.augmentation import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
-from masksearch.training.examples import Examples, optimizer_steps, steps_per_epoch
 from masksearch.training.input_check import Loss
-from masksearch.training.kept_mask import KeptMask, keep_mask
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate
 from masksearch.training.own_loop import TrainFunction
+from masksearch.training.own_loop_mask import KeptMask, keep_mask
 from masksearch.training.record import Best, EpochRow, Training
+from masksearch.training.train_function import train
 from masksearch.training.train_settings import TrainSettings
-from masksearch.training.trainer import train
+from masksearch.training.training_splits import Examples, optimizer_steps, steps_per_epoch
 
 __all__ = [
     "Best",

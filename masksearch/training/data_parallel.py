@@ -18,12 +18,12 @@ from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.parallel import DistributedDataParallel
 
 from masksearch.tasks import CLASSIFICATION
-from masksearch.training.batches import Batch, Feed
+from masksearch.training.batch_feed import Batch, Feed
 from masksearch.training.evaluation import Evaluation
-from masksearch.training.examples import Examples, Resident, as_examples
 from masksearch.training.input_check import mode_kept
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
+from masksearch.training.training_splits import Examples, Resident, as_examples
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, output_tensors, take
 from masksearch.utils.ranks import Ranks, bounds

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.training.augmentation import draw_crop_flip
-from masksearch.training.batches import Feed, batch_sizes
+from masksearch.training.batch_feed import Feed, batch_sizes
 from masksearch.training.data_parallel import DataParallel
 from masksearch.training.evaluation import mean_loss, metrics_of
 from masksearch.training.input_check import InputCheck
-from masksearch.training.metering import Metering
+from masksearch.training.metric_collector import MetricCollector
 from masksearch.training.optimizer_step import OptimizerStep
 from masksearch.utils.nested import n_examples
 from masksearch.utils.seeds import derive, seeded, torch_generator
@@ -53,7 +53,7 @@ class EpochPass:
 
         losses: list[Tensor] = []
         parts: list[int] = []
-        metering = Metering(self.checked.task, device) if self.checked.metered else None
+        metering = MetricCollector(self.checked.task, device) if self.checked.metered else None
         step = epoch * self.steps_per_epoch
         self.step.start_epoch(lr)
         self.model.train()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.batches import Feed, forward_batch
-from masksearch.training.examples import Examples
+from masksearch.training.batch_feed import Feed, forward_batch
 from masksearch.training.input_check import InputCheck, Loss, check_inputs, mode_kept
-from masksearch.training.metering import Metering
+from masksearch.training.metric_collector import MetricCollector
+from masksearch.training.training_splits import Examples
 from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.nested import as_device, call_model, n_examples
 from masksearch.utils.seeds import seeded
@@ -79,7 +79,7 @@ def evaluate_feed(
     losses: list[Tensor] = []
     parts: list[int] = []
     n, task = 0, checked.loss_task
-    metering = Metering(checked.task, feed.device, main_only=main_only) if checked.metered else None
+    metering = MetricCollector(checked.task, feed.device, main_only=main_only) if checked.metered else None
     with mode_kept(model), seeded(0, feed.device), torch.no_grad():
         model.eval()
         for inputs, targets in feed.in_order(batch_size or forward_batch(feed.device)):
@@ -94,7 +94,7 @@ def evaluate_feed(
     return Evaluation(next(iter(metrics.values()), None), loss, n, metrics)
 
 
-def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
+def metrics_of(metering: MetricCollector | None, loss: float) -> dict[str, float]:
     """Return {metric name: value}; {} without ``metering``, or if a non-finite loss makes metrics impossible."""
     if metering is None:
         return {}

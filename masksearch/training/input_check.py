@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.tasks import Loss, Task, with_loss
-from masksearch.training.examples import Examples, Resident, as_examples
+from masksearch.training.training_splits import Examples, Resident, as_examples
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import call_model, describe, n_examples, tensors_of, to_device
 from masksearch.utils.seeds import seeded

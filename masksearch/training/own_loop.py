@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.training.evaluation import evaluate
 from masksearch.training.input_check import mode_kept
-from masksearch.training.kept_mask import KeptMask
+from masksearch.training.own_loop_mask import KeptMask
 from masksearch.training.record import EpochRow, Training, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import seeded

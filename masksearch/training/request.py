@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from masksearch.training.checkpoint import NO_EXAMPLES, digest, examples_digest
 from masksearch.training.data_parallel import check_sync_batchnorm
 from masksearch.training.duration import Duration
-from masksearch.training.examples import Examples, Resident, Streamed, as_examples
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.train_settings import TrainSettings
+from masksearch.training.training_splits import Examples, Resident, Streamed, as_examples
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import describe
 from masksearch.utils.ranks import ranks

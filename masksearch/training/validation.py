@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from masksearch.training.averaging import Averaging
-from masksearch.training.batches import Feed
+from masksearch.training.batch_feed import Feed
 from masksearch.training.data_parallel import DataParallel
 from masksearch.training.evaluation import Evaluation, evaluate_feed
-from masksearch.training.examples import Examples, as_examples
 from masksearch.training.input_check import InputCheck
+from masksearch.training.training_splits import Examples, as_examples
 
 
 class Validation:

@@ -2,6 +2,7 @@
 
 from changed_results import changed
 
+from masksearch.experiment.cell_results import CellResult, DenseResult
 from masksearch.experiment.result_parts import (
     Accuracy,
     Effort,
@@ -13,7 +14,6 @@ from masksearch.experiment.result_parts import (
     ScoreSummary,
     TrainedAccuracy,
 )
-from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.training import EpochRow
 
 

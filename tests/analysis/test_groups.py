@@ -7,7 +7,7 @@ from changed_results import changed
 
 from masksearch.analysis import group_cells, paired_rows
 from masksearch.experiment import Settings, SweepResult
-from masksearch.experiment.results import EarlyBirdResult
+from masksearch.experiment.cell_results import EarlyBirdResult
 
 
 def names(cells):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.analysis.mask_properties import orthogonality_score
+from masksearch.analysis.similarity_and_orthogonality import orthogonality_score
 from masksearch.core.mask import Mask
 from masksearch.spaces import weight_space
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Problem, Proposal
+from masksearch.core.problem_and_trials import Budget, Problem, Proposal
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, Evolution, RandomSearch
-from masksearch.searchers.partition import Partition
-from masksearch.searching.loop import search
+from masksearch.searchers.moves.any_swap import Partition
+from masksearch.searching.search_function import search
 from masksearch.utils.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parents[2]))

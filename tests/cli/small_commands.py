@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from masksearch.cli import commands as cli
+from masksearch.cli import dispatch as cli
 
 TINY = [
     *("run", "--model", "lenet_300_100:0.05", "--methods", "annealing", "snip", "--sparsity", "0.8", "--seeds", "1"),

@@ -12,11 +12,11 @@ import pytest
 from small_commands import TINY, elsewhere, one_line, printed  # noqa: F401 (a fixture)
 
 from masksearch import models
-from masksearch.cli import commands as cli
+from masksearch.cli import dispatch as cli
 from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment import Settings, group, read_sweep, recipe_names
+from masksearch.experiment import Settings, dense_group, read_sweep, recipe_names
 from masksearch.experiment import cell_run as run_cell
 from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
 from masksearch.experiment.settings.text_values import parse_value, value_text
@@ -215,7 +215,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(group, "dense_network", interrupted)
+    monkeypatch.setattr(dense_group, "dense_network", interrupted)
     assert cli.main(TINY) == 130
     assert capsys.readouterr().err.strip() == "interrupted; run the same command again to continue"
     assert cli.main(["show", "runs/sweep"]) == 2
@@ -260,7 +260,7 @@ def test_a_terminal_that_lacks_characters_does_not_end_a_sweep(monkeypatch, tmp_
 
 
 def test_the_list_ends_without_an_error_if_its_reader_closes_the_pipe():
-    code = "import sys; from masksearch.cli.commands import main; sys.exit(main(['--list']))"
+    code = "import sys; from masksearch.cli.dispatch import main; sys.exit(main(['--list']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_commands import elsewhere, one_line  # noqa: F401 (a fixture)
 
-from masksearch.cli import commands as cli
+from masksearch.cli import dispatch as cli
 from masksearch.experiment import sweep
 
 MISTAKES = {  # flags: what the line has to hold, as patterns

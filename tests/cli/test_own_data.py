@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from masksearch.cli import commands as cli
+from masksearch.cli import dispatch as cli
 from masksearch.cli.flags import parse
 from masksearch.experiment import read_sweep
 from masksearch.experiment.settings.catalogue import settings_by_key

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Budget, Score, Trial
+from masksearch.core.problem_and_trials import Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.searching.history_store import HistoryFile, read_rows
 from masksearch.utils.errors import InputError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
-from masksearch.searchers.partition import Partition
+from masksearch.searchers.moves.any_swap import Partition
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import save_tensors
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.layout import Layout
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError

@@ -10,9 +10,9 @@ from torch import nn
 
 from masksearch import cost, prune
 from masksearch.criteria import CRITERIA, select
-from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
-from masksearch.criteria.gradients import snip, taylor
-from masksearch.criteria.weights import mag_sign, magnitude
+from masksearch.criteria.filter_criteria import bn_scale, filter_l1, filter_l2, fpgm
+from masksearch.criteria.gradient_criteria import snip, taylor
+from masksearch.criteria.magnitude_and_movement import mag_sign, magnitude
 from masksearch.pruning.physical import slice_state
 from masksearch.spaces import filter_space
 from masksearch.testing import check_criteria as contract

@@ -11,9 +11,9 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
-from masksearch.criteria.gradients import grasp
+from masksearch.criteria.gradient_criteria import grasp
+from masksearch.criteria.magnitude_and_movement import lamp, magnitude_increase, movement
 from masksearch.criteria.synaptic_flow import synflow
-from masksearch.criteria.weights import lamp, magnitude_increase, movement
 from masksearch.spaces import filter_space, weight_space
 from masksearch.utils.errors import InputError
 

@@ -5,7 +5,7 @@ import torch
 from numbered_images import numbered
 
 from masksearch.data import Data, Split, load_data
-from masksearch.data.split import stratified_order
+from masksearch.data.in_memory_split import stratified_order
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator
 

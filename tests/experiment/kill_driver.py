@@ -12,7 +12,7 @@ from pathlib import Path
 import sklearn.datasets  # noqa: F401 (by the digits)
 
 from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.settings.combined import RunSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.searching.history_store import HistoryFile
 from masksearch.training import TrainSettings, training_loop

@@ -13,7 +13,7 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.models import MODELS, ModelRow, build_model
 from masksearch.pruning.physical import restore_state, slice_state
 from masksearch.spaces import FilterSpace, filter_space, weight_space

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.space import MaskSpace
 from masksearch.experiment import Settings, grid
 from masksearch.experiment.cell import dense_identity
 from masksearch.experiment.identity import short_hash
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings.search_settings import SearchSettings
 from masksearch.experiment.sweep_grid import with_distinct_labels

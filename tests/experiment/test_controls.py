@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_sweeps import BegunCells, same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.analysis.mask_properties import weights_orthogonality
+from masksearch.analysis.similarity_and_orthogonality import weights_orthogonality
 from masksearch.experiment import grid, run_sweep
 from masksearch.models import build_model
 from masksearch.pruning.physical import load_pruned

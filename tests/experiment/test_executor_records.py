@@ -8,7 +8,7 @@ from small_sweeps import settings_in, small_world  # noqa: F401
 
 from masksearch import plugin
 from masksearch.experiment import SweepCallback, run_sweep
-from masksearch.experiment.store.places import places_of
+from masksearch.experiment.store.run_hosts import places_of
 from masksearch.report import write_rows
 from masksearch.utils.files import write_json
 

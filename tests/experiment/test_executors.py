@@ -299,7 +299,7 @@ def _runs(process):
     ],
 )
 def test_threads_are_those_of_each_cell(flat, cells, plan, monkeypatch):
-    monkeypatch.setattr("masksearch.experiment.executors.table.cores", lambda: 6)
+    monkeypatch.setattr("masksearch.experiment.executors.executor_choice.cores", lambda: 6)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -317,16 +317,16 @@ def test_a_finished_sweep_starts_no_workers(tmp_path, monkeypatch):
     flat |= {"train_examples": 100, "runs": str(tmp_path), "latency_seconds": 0.0}
     done = run_sweep(Settings().updated(flat | {"executor": "inline"}, "test"))
     for name in ("cluster_resources", "RayCrew", "ProcessCrew"):
-        monkeypatch.setattr(f"masksearch.experiment.executors.table.{name}", start)
+        monkeypatch.setattr(f"masksearch.experiment.executors.executor_choice.{name}", start)
     for executor in ("ray", "ray:auto", "processes:2"):
         assert run_sweep(Settings().updated(flat | {"executor": executor}, "test")).folders == done.folders
 
 
 def test_more_threads_than_cores_are_a_warning(monkeypatch):
-    monkeypatch.setattr("masksearch.experiment.executors.table.cores", lambda: 2)
+    monkeypatch.setattr("masksearch.experiment.executors.executor_choice.cores", lambda: 2)
     part = Settings().updated({"executor": "processes:2", "threads": 2}, "test")
     with pytest.warns(UserWarning, match="2 cells at the same time with 2 threads each share 2 cores"):
         plan_of([part], [load_data("digits", train_examples=100)], 9, CPU)
-    monkeypatch.setattr("masksearch.experiment.executors.table.cores", lambda: 1)
+    monkeypatch.setattr("masksearch.experiment.executors.executor_choice.cores", lambda: 1)
     with pytest.warns(UserWarning, match="2 cells at the same time with 1 thread each share 1 core,"):
         plan_of([part.updated({"threads": 1}, "test")], [load_data("digits", train_examples=100)], 9, CPU)

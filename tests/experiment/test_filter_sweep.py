@@ -13,7 +13,7 @@ from masksearch import cost, load_pruned
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, grid, run_sweep
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.models import build_model
 from masksearch.report import write_report
 from masksearch.scoring import Scorer

@@ -12,11 +12,11 @@ from masksearch.analysis import group_cells, pareto_front, summarise
 from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
+from masksearch.experiment.cell_results import Cap
 from masksearch.experiment.result_parts import ScoreSummary
-from masksearch.experiment.results import Cap
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
-from masksearch.report.rerun_commands import row_commands
+from masksearch.report.reproduction_commands import row_commands
 from masksearch.report.tables.summary_tables import columns_of, table_rows
 from masksearch.scoring import Scorer
 from masksearch.searchers import SEARCHERS
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
 
 
 def test_a_latency_bound_far_below_the_smallest_network_is_told_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("masksearch.experiment.cost_bounds.LatencyShare", lambda *_: lambda mask: 0.9)
+    monkeypatch.setattr("masksearch.experiment.cost_feasibility.LatencyShare", lambda *_: lambda mask: 0.9)
     flat = CAPPED | {"max_macs": [], "max_latency": [0.5], "methods": ["optuna_random"]}
     with pytest.raises(InputError, match=r"takes 0.9 of the dense network's time; give at least 0.9"):
         run_sweep(settings_in(tmp_path, **flat))

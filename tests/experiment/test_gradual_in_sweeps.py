@@ -19,10 +19,10 @@ from small_sweeps import (  # noqa: F401
 from masksearch.criteria import Connectivity, select
 from masksearch.criteria.gradual import gradual_saliency
 from masksearch.experiment import SweepCallback, run_sweep
-from masksearch.schedules.in_training import Gradual
+from masksearch.schedules.gradual_and_regrowing import Gradual
 from masksearch.scoring import Scorer
 from masksearch.searching.history_store import read_rows
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.training import TrainSettings, train
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from masksearch.experiment.settings.combined import RunSettings
+from masksearch.experiment.settings.all_settings import RunSettings
 from masksearch.experiment.store import lease
-from masksearch.experiment.store.folder_copy import FolderCopy, read_manifests
+from masksearch.experiment.store.folder_manifest import FolderCopy, read_manifests
 from masksearch.experiment.store.lease import Lease, check_lease
 from masksearch.experiment.store.mirror import Mirror
 from masksearch.experiment.store.object_storage import ObjectStorage

@@ -7,7 +7,7 @@ from torch import nn
 
 import masksearch as ms
 from masksearch.experiment import Settings, run_sweep
-from masksearch.experiment.settings.sweep_axes import METHODS
+from masksearch.experiment.settings.sweep_settings import METHODS
 from masksearch.models import MODELS, ModelRow
 from masksearch.report import write_report
 from masksearch.spaces import space_of

@@ -7,7 +7,7 @@ from small_sweeps import settings_in, small_world  # noqa: F401
 from test_kill import results
 
 from masksearch.experiment import SweepCallback, run_sweep
-from masksearch.experiment.store.places import places_of
+from masksearch.experiment.store.run_hosts import places_of
 from masksearch.utils.errors import InputError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from masksearch.cli.commands import main
+from masksearch.cli.dispatch import main
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
 from masksearch.experiment.recipes import recipe_settings
 from masksearch.experiment.sweep_grid import grid
@@ -39,7 +39,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
 @pytest.mark.parametrize("name", recipe_names())
 def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda settings, *_: seen.append(settings))
+    monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     parts = load_recipe(name, "smoke")
     (sized_by,) = {part.sweep.sized_by for part in parts}  # sparsity, or what stands in its place
     size = "0.5" if any(part.sweep.granularity == "nm" for part in parts) else "0.25"
@@ -53,7 +53,7 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
 
 def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda settings, *_: seen.append(settings))
+    monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_vgg", "mine_fc"]
 
@@ -169,6 +169,6 @@ def test_a_part_can_only_be_like_an_earlier_one():
 
 def test_parts_are_asked_for_by_name(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda parts, *_: seen.append(parts))
+    monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda parts, *_: seen.append(parts))
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_fc"]

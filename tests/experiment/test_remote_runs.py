@@ -300,20 +300,20 @@ def test_a_front_is_searched_on_one_machine_and_reported_on_another(nodes, tmp_p
 
 
 def test_an_error_of_a_cell_on_another_machine_is_in_the_results(nodes, tmp_path, monkeypatch):
-    from masksearch.experiment import group
+    from masksearch.experiment import dense_group
 
-    run_cell = group.run_cell
+    run_cell = dense_group.run_cell
 
     def failing(context, path, callback):
         if context.cell.method == "magnitude" and context.cell.control == "none":
             raise InputError("no such luck")
         return run_cell(context, path, callback)
 
-    monkeypatch.setattr(group, "run_cell", failing)
+    monkeypatch.setattr(dense_group, "run_cell", failing)
     with pytest.raises(CellsFailedError, match="no such luck") as error:
         run_sweep(on_nodes(tmp_path, control=[]))
     assert len(error.value.result.cells) == 1
-    monkeypatch.setattr(group, "run_cell", run_cell)
+    monkeypatch.setattr(dense_group, "run_cell", run_cell)
     assert len(run_sweep(on_nodes(tmp_path, control=[])).cells) == 2
 
 

@@ -4,12 +4,12 @@ import pytest
 from rich.console import Console
 from small_sweeps import MIXTURE, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.cli.progress import ProgressBars
+from masksearch.cli.sweep_progress import ProgressBars
 from masksearch.core.history import History
-from masksearch.core.protocol import Budget, Problem
+from masksearch.core.problem_and_trials import Budget, Problem
 from masksearch.experiment import run_sweep
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.search_settings import SearchSettings, Source
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.report import write_report
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.searchers import RandomSearch

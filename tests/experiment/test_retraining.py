@@ -9,8 +9,8 @@ from small_sweeps import same, settings_in, small_data, small_world, sweep_in  #
 
 from masksearch.analysis.seed_groups import best_rates
 from masksearch.experiment import run_sweep
+from masksearch.experiment.cell_results import DenseResult
 from masksearch.experiment.result_parts import Metric
-from masksearch.experiment.results import DenseResult
 from masksearch.models import build_model
 from masksearch.spaces import filter_space
 from masksearch.utils.files import load_tensors

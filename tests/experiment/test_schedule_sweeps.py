@@ -9,7 +9,7 @@ from small_sweeps import MLP, CellFiles, cells_of, same, settings_in, small_data
 
 from masksearch.criteria import select
 from masksearch.experiment import run_sweep
-from masksearch.experiment.results import DenseResult
+from masksearch.experiment.cell_results import DenseResult
 from masksearch.schedules import SCHEDULES, round_densities
 from masksearch.spaces import FilterSpace
 from masksearch.training import evaluate

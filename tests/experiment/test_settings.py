@@ -6,7 +6,7 @@ import re
 import pytest
 
 from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
-from masksearch.experiment.settings.combined import NESTED, RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import NESTED, RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.searchers import Annealing

@@ -11,8 +11,8 @@ import torch
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, SweepCallback, grid, read_sweep, run_sweep
-from masksearch.experiment.results import CellResult
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.cell_results import CellResult
+from masksearch.experiment.settings.all_settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.store.run_folder import locked
 from masksearch.models import build_model

@@ -17,7 +17,7 @@ from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.tensorboard import Tracker, charts
 from masksearch.models import build_model

@@ -32,7 +32,7 @@ def prepare() -> None:
     import optuna.storages  # noqa: F401
     import torch._dynamo  # noqa: F401
 
-    import masksearch.cli.inspection
+    import masksearch.cli.result_commands
     import masksearch.experiment.tensorboard
     import masksearch.report.html_page
     import masksearch.searchers.optuna.study_storage
@@ -41,7 +41,7 @@ def prepare() -> None:
     sklearn.datasets.load_digits = lambda: bunch
     HistoryFile.checkpoint_seconds = 0.0
     training_loop.CHECKPOINT_SECONDS = 0.0
-    masksearch.cli.running.print_result = lambda *_: None
+    masksearch.cli.run_command.print_result = lambda *_: None
     masksearch.report.html_page.sweep_drawings = lambda *_: []
 
 

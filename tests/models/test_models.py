@@ -13,7 +13,7 @@ from torch import nn
 from masksearch.models import MODELS, build_model, built_as
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet
 from masksearch.models.torchvision_and_timm import torchvision_names
-from masksearch.testing import check_models as contract
+from masksearch.testing import check_model_builders as contract
 from masksearch.utils.errors import InputError
 
 CLASSIFIERS = [name for name, row in MODELS.items() if row.task == "classification"]

@@ -7,7 +7,7 @@ import pytest
 from report_cases import COMMAND, METHODS, SPARSITY
 
 from masksearch.experiment import Settings, run_sweep
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.all_settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
 from masksearch.supermasks import SupermaskSettings

@@ -10,7 +10,7 @@ import pytest
 from changed_results import changed
 
 from masksearch.analysis import group_cells
-from masksearch.experiment.results import EarlyBirdResult
+from masksearch.experiment.cell_results import EarlyBirdResult
 from masksearch.report.figures.drawing import _luminance, dark, themed
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
 from masksearch.report.figures.hover_texts import with_titles

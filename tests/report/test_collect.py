@@ -8,7 +8,7 @@ from changed_results import changed
 
 from benchmarks.collect import main, merge
 from benchmarks.page import replace_block
-from masksearch.experiment.results import EarlyBirdResult
+from masksearch.experiment.cell_results import EarlyBirdResult
 from masksearch.utils.errors import InputError
 
 

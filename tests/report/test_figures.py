@@ -10,15 +10,15 @@ from changed_results import changed
 from safetensors.torch import load_file
 
 from masksearch.analysis import group_cells, summarise
-from masksearch.experiment.results import EarlyBirdResult
+from masksearch.experiment.cell_results import EarlyBirdResult
 from masksearch.report import sweep_drawings
 from masksearch.report.figures.accuracy import accuracy_drawings
 from masksearch.report.figures.accuracy_by_find_at import found_at_drawings
+from masksearch.report.figures.curves_by_sparsity import trajectory_drawings
 from masksearch.report.figures.drawing import few, one_sparsity
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_grid
 from masksearch.report.figures.layer_densities import layer_drawings
 from masksearch.report.figures.style import Looks
-from masksearch.report.figures.training_curves import trajectory_drawings
 from masksearch.report.figures.weight_histograms import weight_drawings
 
 

@@ -14,11 +14,11 @@ from scipy.stats import t
 from masksearch.analysis import Estimate, SummaryRow, group_cells, summarise
 from masksearch.analysis.summary_rows import Moment, RoundRow
 from masksearch.experiment import Settings, read_sweep, run_sweep
-from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult
-from masksearch.experiment.settings.combined import RunSettings, SweepSettings
+from masksearch.experiment.cell_results import Cap, CellResult, EarlyBirdResult
+from masksearch.experiment.settings.all_settings import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
-from masksearch.report.best_methods import what_steps_brought, why_searches_trail
+from masksearch.report.result_sentences import what_steps_brought, why_searches_trail
 from masksearch.report.tables.summary_tables import results_grid
 from masksearch.report.tensorboard_address import board_link
 from masksearch.training import TrainSettings

@@ -11,7 +11,7 @@ from masksearch.cli.flags import parse
 from masksearch.experiment import Settings, grid, recipe_names
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.recipes import SCALES, load_recipe
-from masksearch.report.rerun_commands import _alone, flags_of, row_commands, sweep_command
+from masksearch.report.reproduction_commands import _alone, flags_of, row_commands, sweep_command
 
 
 @pytest.mark.parametrize("sweep", ["finished", "rounds"])

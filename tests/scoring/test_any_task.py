@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import masksearch as ms
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import LoaderSplit, Split
 from masksearch.scoring import Scorer
 from masksearch.spaces import filter_space, weight_space

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from masksearch.scoring.paths.reference import images_per_pass
+from masksearch.scoring.paths.network_path import images_per_pass
 
 
 def test_on_a_cpu_they_are_few():

@@ -5,12 +5,12 @@ import torch
 from path_cases import generator, make_conv_net, make_mlp, make_split
 from torch import nn
 
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.models import MODELS, build_model
 from masksearch.scoring import Scorer
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is_small, supports_batching
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.spaces import weight_space
 from masksearch.utils.errors import InputError
 

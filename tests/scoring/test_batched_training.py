@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.models import build_model
 from masksearch.scoring import ShortTraining

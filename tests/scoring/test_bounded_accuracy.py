@@ -15,7 +15,7 @@ from path_cases import generator
 from torch import nn
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.models import build_model
 from masksearch.scoring import Scorer, scorer
@@ -23,7 +23,7 @@ from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.searchers import EDA, Annealing, Evolution
 from masksearch.searching import trial_loop
 from masksearch.searching.history_store import HistoryFile
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.spaces import filter_space, weight_space
 
 

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from masksearch.core.mask import Move
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.scoring import Scorer
-from masksearch.scoring.paths.linear_chain import linear_chain
+from masksearch.scoring.paths.mlp_layers import linear_chain
 from masksearch.spaces import weight_space
 
 

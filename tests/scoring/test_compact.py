@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.models import build_model
 from masksearch.scoring.paths.compact import CompactPath, folded
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.spaces import filter_space
 
 

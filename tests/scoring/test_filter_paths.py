@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from path_cases import generator, make_conv_net, make_mlp, make_split
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.scoring import Scorer
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath
 from masksearch.scoring.paths.incremental import IncrementalPath
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.spaces import filter_space, weight_space
 
 

@@ -8,16 +8,16 @@ from path_cases import generator
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.models import MODELS, build_model
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
-from masksearch.scoring.paths.linear_chain import linear_chain
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.mlp_layers import linear_chain
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.scoring.scorer import Scorer
 from masksearch.searchers import Annealing
-from masksearch.searchers.partition import Partition
-from masksearch.searching.loop import search
+from masksearch.searchers.moves.any_swap import Partition
+from masksearch.searching.search_function import search
 from masksearch.spaces import weight_space
 from masksearch.utils.seeds import numpy_generator
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from path_cases import ACTIVATIONS, generator, make_mlp, make_split
 
 from masksearch.core.mask import Move
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.scoring import Scorer, scorer
 from masksearch.scoring.paths.incremental import IncrementalPath
-from masksearch.scoring.paths.linear_chain import linear_chain
-from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.paths.mlp_layers import linear_chain
+from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.searchers import Annealing
 from masksearch.searching import trial_loop
 from masksearch.searching.history_store import HistoryFile
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.spaces import weight_space
 
 

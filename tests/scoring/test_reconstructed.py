@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import masksearch as ms
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.pruning.reconstruction import Reconstruction
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining
 from masksearch.searching.subspace import Subspace, SubspaceScorer

@@ -9,7 +9,7 @@ import torch
 from path_cases import generator
 from torch import nn
 
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.data import Split
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.scoring import Scorer, ShortTraining

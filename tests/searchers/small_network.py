@@ -2,7 +2,7 @@
 
 import torch
 
-from masksearch.core.protocol import Budget, Problem
+from masksearch.core.problem_and_trials import Budget, Problem
 from masksearch.core.space import MaskSpace
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])

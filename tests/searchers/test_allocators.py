@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import LayerCoefficients, LevelSwitches, OneTolerance
 from masksearch.searchers.level_searcher import RankedUnits
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.spaces import filter_space
 from masksearch.testing.planted_problem import problem
 from masksearch.utils.errors import InputError

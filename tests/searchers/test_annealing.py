@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, RandomSearch
 from masksearch.spaces import filter_space

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import masksearch as ms
-from masksearch.core.energy import removal_order
-from masksearch.core.protocol import Problem, Score
+from masksearch.core.energy_protocol import removal_order
+from masksearch.core.problem_and_trials import Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import EnergyAnnealing
 from masksearch.searching.subspace import Subspace, SubspaceEnergy

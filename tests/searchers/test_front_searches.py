@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from masksearch.analysis import pareto_front
-from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.cost import params
 from masksearch.cost.timing import timing_of
@@ -20,7 +20,7 @@ from masksearch.scoring import LatencyShare
 from masksearch.searchers import SEARCHERS, Annealing, OptunaSearch
 from masksearch.searchers.optuna.parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
 from masksearch.searching.history_store import HistoryFile, read_rows
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.spaces import filter_space
 from masksearch.testing.planted_problem import Planted, drive
 from masksearch.utils.errors import InputError

@@ -14,13 +14,13 @@ import pytest
 import torch
 from small_network import NETWORK, SALIENCIES, on, ranked
 
-from masksearch.core.protocol import Budget, Proposal, Score
+from masksearch.core.problem_and_trials import Budget, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import RandomSearch
-from masksearch.searchers.optuna.cmaes_sampler import Cmaes
+from masksearch.searchers.optuna.cmaes_optimizer import Cmaes
+from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
 from masksearch.searchers.optuna.parametrisations import Layers
-from masksearch.searchers.optuna.samplers import SAMPLERS, OptunaSearch
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.testing import check_searchers as contract
 from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
 from masksearch.utils.errors import InputError
@@ -288,7 +288,7 @@ def test_optuna_is_quiet_and_its_logging_as_the_user_left_it(capfd, caplog, tmp_
 
 def test_importing_masksearch_does_not_import_optuna():
     script = (
-        "import json, sys, masksearch.searchers.optuna.samplers as s\n"
+        "import json, sys, masksearch.searchers.optuna.optuna_search as s\n"
         "print(json.dumps([name for name in ('optuna', 'cmaes', 'sqlalchemy') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

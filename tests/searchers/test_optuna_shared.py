@@ -11,9 +11,9 @@ import optuna
 import pytest
 from small_network import NETWORK, SALIENCIES, on, ranked
 
-from masksearch.core.protocol import Score
-from masksearch.searchers.optuna.samplers import SAMPLERS, OptunaSearch
-from masksearch.searching.loop import search
+from masksearch.core.problem_and_trials import Score
+from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
+from masksearch.searching.search_function import search
 from masksearch.testing.planted_problem import Planted, drive, path_of
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
@@ -114,7 +114,7 @@ class TestSharing:
 
     def test_two_processes_at_once(self, url):
         script = (
-            "import sys; from masksearch.searchers.optuna.samplers import OptunaSearch\n"
+            "import sys; from masksearch.searchers.optuna.optuna_search import OptunaSearch\n"
             "from masksearch.testing.planted_problem import Planted, drive, problem\n"
             f"searcher = OptunaSearch('random', storage={url!r}, study='all')\n"
             "searcher.start(problem(seed=int(sys.argv[1])))\n"

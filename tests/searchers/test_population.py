@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import EDA, SEARCHERS, Evolution, RandomSearch
 from masksearch.spaces import filter_space

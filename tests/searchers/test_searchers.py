@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.searchers import SEARCHERS, Annealing, EnergyAnnealing, RandomSearch, Searcher, ThesisAnnealing
 from masksearch.searchers.state import load_state, saved_state
 from masksearch.testing import check_searcher

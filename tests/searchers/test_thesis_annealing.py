@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Score
+from masksearch.core.problem_and_trials import Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import ThesisAnnealing
-from masksearch.searchers.partition import Partition
+from masksearch.searchers.moves.any_swap import Partition
 from masksearch.searchers.thesis_annealing import TabuMemory
 from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
 

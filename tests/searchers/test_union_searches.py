@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import masksearch as ms
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 
 WIDTH, LENGTH, TOKENS = 16, 12, 32
 

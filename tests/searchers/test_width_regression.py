@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import WidthRegression
 

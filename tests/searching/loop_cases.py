@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from masksearch.core.protocol import Score
+from masksearch.core.problem_and_trials import Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, RandomSearch, ThesisAnnealing
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop_cases import Overlap
 
-from masksearch.core.protocol import Score
+from masksearch.core.problem_and_trials import Score
 
 
 class Sleeping(Overlap):

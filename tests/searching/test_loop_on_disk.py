@@ -9,11 +9,11 @@ import torch
 from loop_cases import SEARCHERS, SPACE, Overlap, every
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Budget, Proposal
+from masksearch.core.problem_and_trials import Budget, Proposal
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import EDA, Annealing, Evolution, OptunaSearch, RandomSearch, Searcher
 from masksearch.searching.history_store import HistoryFile, incumbents, read_rows, saved_budgets
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.utils.errors import InputError
 
 

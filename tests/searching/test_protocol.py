@@ -3,11 +3,11 @@
 import pytest
 from loop_cases import SPACE, Overlap
 
-from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.problem_and_trials import Budget, Problem, Proposal, Score
 from masksearch.core.scorer_protocols import Scoring, as_scoring
 from masksearch.searchers import RandomSearch
 from masksearch.searching.history_store import HistoryFile
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.searching.subspace import Subspace, SubspaceScorer
 from masksearch.utils.errors import InputError
 

@@ -12,8 +12,8 @@ from loop_cases import SPACE, Overlap
 from sleeping_scorers import Broken, Counting, Dying, DyingAtStart, Noisy, Sleeping, Unloadable
 
 import masksearch as ms
-from masksearch.core.protocol import Budget
-from masksearch.scoring.parallel.processes import gpus_of
+from masksearch.core.problem_and_trials import Budget
+from masksearch.scoring.parallel.scorer_processes import gpus_of
 from masksearch.searchers import SEARCHERS, Annealing, EnergyAnnealing, Evolution, RandomSearch
 from masksearch.searching.history_store import HistoryFile
 from masksearch.testing.planted_problem import PlantedEnergy

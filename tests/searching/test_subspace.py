@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.core.space import MaskSpace
 from masksearch.data import Split
 from masksearch.scoring import Scorer
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.searchers import SEARCHERS
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.searching.subspace import Subspace, SubspaceScorer
 from masksearch.spaces import filter_space, weight_space
 from masksearch.utils.errors import InputError

@@ -9,7 +9,7 @@ from space_cases import randomised
 from torch import nn
 
 import masksearch as ms
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.cost import macs
 from masksearch.criteria import select
 from masksearch.data import Split

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import masksearch as ms
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 from masksearch.utils.errors import InputError
 
 IMAGE = torch.zeros(1, 3, 8, 8)

@@ -11,7 +11,7 @@ import masksearch as ms
 from masksearch.criteria import select
 from masksearch.data import Split
 from masksearch.searchers import Annealing, Evolution, RandomSearch
-from masksearch.searchers.group_swaps import GroupPartition
+from masksearch.searchers.moves.in_groups import GroupPartition
 from masksearch.utils.errors import InputError
 
 

@@ -7,7 +7,7 @@ from space_cases import assert_masked_equals_pruned, random_mask, random_network
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.pruning import load_pruned, prune, save_pruned
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.spaces.filter_mask_space import filter_space

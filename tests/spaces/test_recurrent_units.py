@@ -7,9 +7,9 @@ from space_cases import Net, assert_masked_equals_pruned, random_mask, random_ne
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from masksearch.core.protocol import Proposal
-from masksearch.criteria.filters import filter_l1, filter_l2, fpgm
-from masksearch.criteria.gradients import taylor
+from masksearch.core.problem_and_trials import Proposal
+from masksearch.criteria.filter_criteria import filter_l1, filter_l2, fpgm
+from masksearch.criteria.gradient_criteria import taylor
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.spaces.filter_mask_space import filter_space

@@ -15,7 +15,7 @@ from masksearch.data import Split, load_data
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
 from masksearch.supermasks import SUPERMASKS, ScoredNetwork, SupermaskSettings, kaiming, learn
-from masksearch.training import evaluate, trainer, training_loop
+from masksearch.training import evaluate, train_function, training_loop
 from masksearch.utils.errors import InputError
 
 
@@ -91,7 +91,7 @@ def test_model_and_global_random_state_stay_as_they_were(name, training):
 @pytest.mark.parametrize("name", METHODS)
 def test_only_scores_change(name, monkeypatch):
     """The network that is trained: weights, biases and normalisation bitwise as before, BatchNorm statistics not."""
-    seen, plain = [], trainer.train
+    seen, plain = [], train_function.train
 
     def spy(learner, *args, **kwargs):
         before = copy.deepcopy(learner)

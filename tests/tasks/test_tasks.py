@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from masksearch.data import Split
-from masksearch.scoring.measures import counted_outputs, new_measure
+from masksearch.scoring.score_accumulators import counted_outputs, new_measure
 from masksearch.tasks import TASKS, Task, as_task
 from masksearch.tasks.metrics import r2
 from masksearch.training import TrainSettings, evaluate, train

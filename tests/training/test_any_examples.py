@@ -20,7 +20,7 @@ from training_cases import (
 
 from masksearch.data import Split
 from masksearch.tasks import CLASSIFICATION, TASKS, Task
-from masksearch.training import batches as batch_module
+from masksearch.training import batch_feed as batch_module
 from masksearch.training import evaluate, optimizer_steps, train
 from masksearch.training.duration import Duration
 from masksearch.training.record import EpochRow

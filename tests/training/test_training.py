@@ -25,7 +25,7 @@ from training_cases import (
 )
 
 from masksearch.training import evaluate, steps_per_epoch, train
-from masksearch.training.batches import batch_sizes
+from masksearch.training.batch_feed import batch_sizes
 from masksearch.training.checkpoint import digest
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.dense_group import DenseGroup
 from masksearch.experiment.executors.jobs import Job, JobQueue
 from masksearch.experiment.executors.worker import Event, JobRunner
-from masksearch.experiment.group import Group
 from masksearch.experiment.store.run_folder import is_done, record_failure
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.utils.errors import InputError
 
 
@@ -69,7 +69,7 @@ class Crew(Protocol):
         """End all workers of a sweep."""
 
 
-def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: SweepCallback) -> None:
+def run_by_crew(groups: Iterable[DenseGroup], path: Path, crew: Crew, callback: SweepCallback) -> None:
     """Execute a sweep by several workers, then end them; ``groups`` are dense networks with the runs that prune them.
 
     The caller holds the lock of the folder ``path``. One worker trains a dense network; then all workers share its

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.group import Group
+from masksearch.experiment.dense_group import DenseGroup
 from masksearch.experiment.identity import short_hash
 
 _ATTEMPTS = 3  # of a job whose worker dies
@@ -22,7 +22,7 @@ class Job:
 class JobQueue:
     """Queue of a sweep's jobs. Dense networks are trained first whenever fewer other jobs than workers are ready."""
 
-    def __init__(self, groups: Iterable[Group], workers: int) -> None:
+    def __init__(self, groups: Iterable[DenseGroup], workers: int) -> None:
         self._workers = workers
         self._dense: deque[Job] = deque()
         self._cells: dict[int, list[Job]] = {}  # by the identity of the job that trains their dense network

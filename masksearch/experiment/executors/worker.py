@@ -13,17 +13,25 @@ from typing import Any, cast
 
 import torch
 
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
 from masksearch.experiment.context import DenseNetwork
-from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.dense_group import (
+    DenseGroup,
+    data_digest,
+    data_key,
+    load_part,
+    moments_of,
+    part_space,
+    space_key,
+)
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space, space_key
-from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings.combined import RunSettings
+from masksearch.experiment.process_setup import prepare
+from masksearch.experiment.settings.all_settings import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
-from masksearch.experiment.steps.early_bird_detector import detector_name
+from masksearch.experiment.steps.early_bird_masks import detector_name
 from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.experiment.store.run_folder import locked
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
@@ -58,7 +66,7 @@ class JobRunner:
         load_plugins(plan.run.plugin)
         self._plan, self._device = plan, prepare(plan.run)
         self._callback = cast(SweepCallback, _Relay(send))
-        self._groups: dict[tuple[object, ...], Group] = {}
+        self._groups: dict[tuple[object, ...], DenseGroup] = {}
         self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
@@ -76,7 +84,7 @@ class JobRunner:
                 group.run(self._network(group), path, self._device, self._callback)
             _remove_empty_log(folder)
 
-    def _group(self, job: Job) -> Group:
+    def _group(self, job: Job) -> DenseGroup:
         settings = job.users[0].settings
         key = (*data_key(settings), *space_key(settings))
         if key not in self._groups:
@@ -85,10 +93,10 @@ class JobRunner:
                 raise InputError(
                     f"data set {settings.sweep.dataset}: has changed since the sweep began; run the sweep again"
                 )
-            self._groups = {key: Group([], [], data, part_space(settings, data), self._plan.mirror)}
+            self._groups = {key: DenseGroup([], [], data, part_space(settings, data), self._plan.mirror)}
         return replace(self._groups[key], users=job.users)
 
-    def _network(self, group: Group) -> DenseNetwork:
+    def _network(self, group: DenseGroup) -> DenseNetwork:
         folder, needed = dense_folder(group.users[0]), frozenset(moments_of(group.users))
         detectors = frozenset(detector_name(cell) for cell in group.users if cell.row.detects)
         if (folder, needed, detectors) not in self._dense:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.all_settings import Settings
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
-from masksearch.experiment.settings.combined import NESTED, Settings
+from masksearch.experiment.settings.all_settings import NESTED, Settings
 from masksearch.experiment.settings.text_values import ValueType, value_types
 from masksearch.utils.field_docstrings import field_texts
 

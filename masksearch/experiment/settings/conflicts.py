@@ -17,7 +17,7 @@ from masksearch.spaces import REMOVED, UNITS, ranked_units
 from masksearch.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from masksearch.experiment.settings.combined import Settings
+    from masksearch.experiment.settings.all_settings import Settings
 
 _ONE_ROUND = "a schedule without rounds, as one_shot"
 _SOURCES = "saliencies, warm_start or finalists"

@@ -4,12 +4,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
-from masksearch.core.protocol import Budget
+from masksearch.core.problem_and_trials import Budget
 from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA
 from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
-from masksearch.searchers.optuna.samplers import is_in_memory
+from masksearch.searchers.optuna.optuna_search import is_in_memory
 from masksearch.spaces import LayerKind
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, check_numbers, require

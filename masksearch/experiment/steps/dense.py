@@ -8,13 +8,13 @@ from torch import nn
 
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
+from masksearch.experiment.cell_results import DenseResult
 from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.identity import short_hash
-from masksearch.experiment.results import DenseResult
-from masksearch.experiment.steps.early_bird_detector import EarlyBirdDetector
+from masksearch.experiment.steps.early_bird_masks import EarlyBirdDetector
 from masksearch.experiment.steps.network_costs import network_cost
 from masksearch.experiment.store.run_folder import RunFolder, locked, remove_checkpoints
-from masksearch.experiment.store.weights_file import read_weights_file
+from masksearch.experiment.store.state_dict_file import read_weights_file
 from masksearch.experiment.tensorboard import Tracker
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.steps.cell_scorer import scored_network
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.experiment.steps.mask_search import MaskResult, MaskSearch, front_folder
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.searchers import Searcher
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow

@@ -9,25 +9,25 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, Refine, Trial
+from masksearch.core.problem_and_trials import FOREIGN_TRIALS, Budget, Cost, Refine, Trial
 from masksearch.core.scorer_protocols import HasScore
 from masksearch.criteria import Connectivity, connected
 from masksearch.experiment.cell import Cell
+from masksearch.experiment.cell_results import FrontChoice
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.identity import short_hash
-from masksearch.experiment.results import FrontChoice
 from masksearch.experiment.steps.cell_scorer import cell_scorer
 from masksearch.experiment.steps.search_inputs import SearchInputs
 from masksearch.experiment.steps.second_scoring import choose_mask
 from masksearch.experiment.store.run_folder import RunFolder, locked
+from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.pruning.physical import Removable
 from masksearch.scoring import LatencyShare, ParallelScorer, Scorer, ShortTraining
 from masksearch.searchers import Searcher
-from masksearch.searching.loop import search
+from masksearch.searching.search_function import search
 from masksearch.searching.subspace import Subspace, SubspaceEnergy, SubspaceScorer
 from masksearch.training.record import Weights
 from masksearch.utils.errors import InputError

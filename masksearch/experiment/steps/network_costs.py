@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from masksearch import cost
 from masksearch.core.mask import Mask
-from masksearch.cost.forward_pass import batch_of
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.result_parts import Latency, LayerCost, NetworkCost
+from masksearch.utils.forward_passes import batch_of
 from masksearch.utils.nested import Nested, call_model, to_device
 
 __all__ = ["network_cost", "ticket_costs"]

@@ -9,15 +9,15 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount
+from masksearch.core.density_allocation import Amount
 from masksearch.core.mask import Mask
 from masksearch.criteria import Connectivity, connected
 from masksearch.criteria.gradual import gradual_saliency
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.search_settings import Source
 from masksearch.experiment.steps.criterion import cell_energy, criterion_batches, criterion_mask, criterion_saliency
-from masksearch.pruning.energy import RepairEnergy
+from masksearch.experiment.sweep_callback import SweepCallback
+from masksearch.pruning.energy_after_repair import RepairEnergy
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.integrity import check_tensors, refusing
 from masksearch.utils.seeds import derive

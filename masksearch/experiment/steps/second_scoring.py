@@ -8,9 +8,9 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.steps.cell_scorer import cell_scorer
 from masksearch.experiment.steps.search_inputs import SearchInputs
+from masksearch.experiment.sweep_callback import SweepCallback
 
 
 @dataclass(frozen=True)

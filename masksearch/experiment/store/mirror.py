@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 
-from masksearch.experiment.settings.combined import RunSettings
-from masksearch.experiment.store.folder_copy import FolderCopy, Manifest, read_manifests
+from masksearch.experiment.settings.all_settings import RunSettings
+from masksearch.experiment.store.folder_manifest import FolderCopy, Manifest, read_manifests
 from masksearch.experiment.store.lease import Lease, check_lease
 from masksearch.experiment.store.object_storage import ObjectStorage, storage_at
 from masksearch.experiment.store.run_folder import FAILURE_FILES, is_done, locked

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.all_settings import Settings
 from masksearch.experiment.store.object_storage import storage_at
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, read_json, write_json

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.layout import Layer
-from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import calibration_batches
 from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_layers
 from masksearch.pruning.nm_permutation.column_order import ColumnOrder, anneal, greedy_swaps
 from masksearch.spaces import FilterSpace, filter_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
+from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, take
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator

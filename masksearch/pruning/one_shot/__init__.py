@@ -1,6 +1,6 @@
 """One-shot pruning of trained networks from a few inputs without labels, block after block."""
 
-from masksearch.pruning.one_shot.layer_levels import LayerLevels
+from masksearch.pruning.one_shot.pruned_layer_cache import LayerLevels
 from masksearch.pruning.one_shot.pruning_by_block import (
     LayerReport,
     OneShot,

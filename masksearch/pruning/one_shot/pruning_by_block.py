@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import calibration_batches
 from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers, reading
 from masksearch.pruning.one_shot.block_runs import BlockRuns, block_names, block_runs
@@ -26,6 +25,7 @@ from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, outlier_sha
 from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, check_real, require
+from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import Nested, as_device, to_device
 from masksearch.utils.progress import steps
 from masksearch.utils.registry import choose

@@ -6,13 +6,13 @@ from masksearch.analysis import SummaryRow, group_cells
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.accuracy import accuracy_drawings
 from masksearch.report.figures.accuracy_by_find_at import found_at_drawings
+from masksearch.report.figures.curves_by_sparsity import trajectory_drawings
 from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
 from masksearch.report.figures.layer_densities import layer_drawings
 from masksearch.report.figures.pareto_fronts import front_drawings
 from masksearch.report.figures.search_curves import search_drawings
 from masksearch.report.figures.style import Looks
-from masksearch.report.figures.training_curves import trajectory_drawings
 from masksearch.report.figures.weight_histograms import weight_drawings
 
 __all__ = ["sweep_drawings"]

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, SummaryRow
-from masksearch.report.figures.drawing import Drawing, label_of, limits, over_seeds, percent
+from masksearch.report.figures.drawing import Drawing, label_of, limits, over_seeds
 from masksearch.report.figures.hover_texts import interval_lengths, plot_estimates, tell
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid
+from masksearch.utils.number_text import percent
 
 _Moment = Callable[[SummaryRow], Estimate]
 _MOMENTS: dict[str, tuple[str, _Moment]] = {

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group
+from masksearch.experiment.cell_results import CellResult, DenseResult
 from masksearch.experiment.result_parts import Metric
-from masksearch.experiment.results import CellResult, DenseResult
-from masksearch.report.figures.drawing import Drawing, label_of, over_seeds, percent
+from masksearch.report.figures.drawing import Drawing, label_of, over_seeds
 from masksearch.report.figures.hover_texts import plot_estimates
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid, shades
 from masksearch.training.duration import Duration
+from masksearch.utils.number_text import percent
 
 _PANELS = 8
 _Point = tuple[float, Estimate]

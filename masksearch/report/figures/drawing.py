@@ -112,11 +112,6 @@ def limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def percent(share: float) -> str:
-    """Return a share in [0, 1] as text in percent, such as ``99.5 %``."""
-    return f"{100 * share:.4g} %"
-
-
 _PAGE = 0.01  # relative luminance of the dark page
 _CONTRAST = 4.5  # of a line or a text with it, at least (WCAG 2, level AA)
 

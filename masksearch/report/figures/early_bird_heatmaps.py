@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
 from masksearch.analysis.seed_groups import name_of
-from masksearch.experiment.results import EarlyBirdResult
-from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.experiment.cell_results import EarlyBirdResult
+from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.hover_texts import plot_points, tell_cells
 from masksearch.report.figures.style import MATRIX_COLOURS, STYLE, Look
 from masksearch.report.tables.table_formats import Grid
+from masksearch.utils.number_text import percent
 
 _MAPS = 6
 _COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")

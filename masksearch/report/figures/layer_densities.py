@@ -10,9 +10,10 @@ from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
 from masksearch.experiment.result_parts import LayerCost
-from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_seeds, percent
+from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_seeds
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
+from masksearch.utils.number_text import percent
 
 _SERIES = 8
 _Left = Mapping[str, Mapping[str, float]]

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from masksearch.analysis import Estimate, Group, group_cells
 from masksearch.experiment import SweepResult
 from masksearch.experiment.result_parts import Metric
-from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
 from masksearch.report.tables.table_formats import Grid
+from masksearch.utils.number_text import percent
 
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:

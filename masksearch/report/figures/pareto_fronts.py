@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, Group, pareto_front
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import Cap, CellResult
-from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.experiment.cell_results import Cap, CellResult
+from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below, panel_grid
 from masksearch.searching.history_store import read_rows
+from masksearch.utils.number_text import percent
 
 _COLUMNS = 3  # side by side
 _PANELS = 9

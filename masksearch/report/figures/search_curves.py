@@ -8,12 +8,13 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
-from masksearch.core.protocol import Trial
+from masksearch.core.problem_and_trials import Trial
 from masksearch.experiment import SweepResult
-from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks
 from masksearch.searching.history_store import read_rows
+from masksearch.utils.number_text import percent
 
 _POINTS = 800  # of a drawn search; more can't be distinguished
 

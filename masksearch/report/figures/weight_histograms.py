@@ -13,13 +13,14 @@ from matplotlib.patches import Patch
 
 from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import CellResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.experiment.store.sweep_plan import read_plan
-from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
+from masksearch.report.figures.drawing import Drawing, few, one_sparsity
 from masksearch.report.figures.hover_texts import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
 from masksearch.spaces import REMOVED
 from masksearch.utils.files import load_tensors
+from masksearch.utils.number_text import percent
 
 _COLUMNS = 6
 _LAYERS = 20

@@ -12,10 +12,10 @@ import msgspec
 from rich.filesize import decimal
 
 from masksearch.experiment import Settings
-from masksearch.experiment.results import CellResult, DenseResult, load_result
+from masksearch.experiment.cell_results import CellResult, DenseResult, load_result
 from masksearch.experiment.store.run_folder import read_stage
 from masksearch.experiment.store.sweep_plan import read_plan
-from masksearch.report.rerun_commands import flags_of
+from masksearch.report.reproduction_commands import flags_of
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json

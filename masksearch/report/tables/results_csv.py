@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from masksearch.experiment import SweepResult
+from masksearch.experiment.cell_results import CellResult
 from masksearch.experiment.result_parts import MOMENTS, Accuracy
-from masksearch.experiment.results import CellResult
-from masksearch.experiment.store.places import places_of
+from masksearch.experiment.store.run_hosts import places_of
 from masksearch.utils.files import write_bytes
 
 _NAMES = (

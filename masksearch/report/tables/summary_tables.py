@@ -10,8 +10,8 @@ from rich.table import Table
 from masksearch.analysis import SummaryRow
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment.result_parts import Metric
-from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
+from masksearch.utils.number_text import percent
 
 COSTS = {"macs": "MACs", "params": "params", "latency": "latency"}
 _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {

@@ -4,7 +4,7 @@ import asyncio
 from inspect import isawaitable
 from typing import Any
 
-from masksearch.scoring.parallel.tasks import Failed, Plan, Reply, Task, TaskScorer, repeated
+from masksearch.scoring.parallel.worker_messages import Failed, Plan, Reply, Task, TaskScorer, repeated
 
 
 class CoroutineWorkers:

@@ -8,12 +8,12 @@ from typing import Literal, get_args
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
+from masksearch.core.problem_and_trials import Proposal, Score
 from masksearch.core.scorer_protocols import HasScore, Scoring, as_scoring, data_digest
 from masksearch.scoring.parallel.coroutines import CoroutineWorkers
-from masksearch.scoring.parallel.processes import ProcessWorkers
-from masksearch.scoring.parallel.ray_actors import RayWorkers
-from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Task, Workers
+from masksearch.scoring.parallel.ray_scorers import RayWorkers
+from masksearch.scoring.parallel.scorer_processes import ProcessWorkers
+from masksearch.scoring.parallel.worker_messages import Died, Failed, Plan, Task, Workers
 from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.registry import Table, choose
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from masksearch.core.mask import Mask
-from masksearch.scoring.examples import ScoredExamples
-from masksearch.scoring.measures import Measure, counted_outputs
+from masksearch.scoring.example_batches import ScoredExamples
+from masksearch.scoring.score_accumulators import Measure, counted_outputs
 from masksearch.tasks import Task
 from masksearch.utils.nested import Nested, call_model, n_examples
 

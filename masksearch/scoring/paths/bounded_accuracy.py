@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.scoring.objectives import accuracy
-from masksearch.scoring.paths.reference import Path, ReferencePath
+from masksearch.scoring.paths.network_path import Path, ReferencePath
 
 _ROUNDING = 32  # units in the last place by which logits of a path and of the reference may differ (measured: 7)
 _REFRESH_EVERY = 16  # scorings with one order of the images, if the path needs no larger number

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.fx.experimental.optimization import fuse
 from torch.nn.modules.conv import _ConvNd
 
-from masksearch.core.protocol import Proposal
+from masksearch.core.problem_and_trials import Proposal
 from masksearch.pruning.physical import prune
-from masksearch.scoring.paths.reference import NetworkPath
+from masksearch.scoring.paths.network_path import NetworkPath
 from masksearch.spaces import FilterSpace
 from masksearch.spaces.filter_cut import cut_tensors, named_tensors
 from masksearch.spaces.filter_groups import Groups, Run

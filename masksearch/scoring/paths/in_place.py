@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Move, same_mask
-from masksearch.core.protocol import Proposal
-from masksearch.scoring.paths.reference import NetworkPath
+from masksearch.core.problem_and_trials import Proposal
+from masksearch.scoring.paths.network_path import NetworkPath
 from masksearch.spaces import WeightSpace
 
 

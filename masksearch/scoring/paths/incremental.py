@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from masksearch.core.mask import Mask, Move, same_mask
-from masksearch.core.protocol import Proposal
-from masksearch.scoring.paths.linear_chain import Chain, LayerChange, LayerMove, LayerUpdate, chain_layers, layer_moves
-from masksearch.scoring.paths.reference import Path
+from masksearch.core.problem_and_trials import Proposal
+from masksearch.scoring.paths.mlp_layers import Chain, LayerChange, LayerMove, LayerUpdate, chain_layers, layer_moves
+from masksearch.scoring.paths.network_path import Path
 from masksearch.spaces import WeightSpace
 
 _FROM_SCRATCH = 0.75  # share of changed inputs above which the whole product is faster (measured)

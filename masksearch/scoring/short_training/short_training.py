@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.core.problem_and_trials import Proposal, Score, proposals_of
 from masksearch.data import Split
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.scoring.examples import HeldSplit
+from masksearch.scoring.example_batches import HeldSplit
 from masksearch.scoring.objectives import LearnedLoss
 from masksearch.scoring.rank_shares import equal_scores
 from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses, supports_batched_training
-from masksearch.scoring.short_training.dead_units import effective_network
+from masksearch.scoring.short_training.effective_mlp import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Training, TrainSettings, evaluate, optimizer_steps, train

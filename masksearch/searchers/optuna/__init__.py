@@ -1,5 +1,5 @@
 """Optuna's samplers as searchers of masks."""
 
-from masksearch.searchers.optuna.samplers import OptunaSearch
+from masksearch.searchers.optuna.optuna_search import OptunaSearch
 
 __all__ = ["OptunaSearch"]

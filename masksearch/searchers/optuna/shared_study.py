@@ -15,7 +15,7 @@ from optuna.storages import get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from masksearch.core.protocol import LARGER_BUDGETS, Problem
+from masksearch.core.problem_and_trials import LARGER_BUDGETS, Problem
 from masksearch.searchers.optuna.parametrisations import Parametrisation
 from masksearch.searchers.optuna.study_storage import name_metrics, opened, quiet, storage_errors
 from masksearch.searchers.searcher import Searcher

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 from masksearch.utils.seeds import torch_generator
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 
 RANGE = 32

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.protocol import Problem
+from masksearch.core.problem_and_trials import Problem
 from masksearch.core.space import MaskSpace
 from masksearch.searchers.optuna.parametrisations.base import Parametrisation, ranks_of
 from masksearch.utils.seeds import torch_generator
