@@ -49,9 +49,7 @@ class Measured:
         """
         evaluation, counted = evaluate(network, data.test, device=device_of(network)), cost.macs(network, inputs)
         densities = {
-            layer: float(keep.float().mean())
-            for name, keep in (masks or {}).items()
-            if (layer := name.removesuffix(".weight")) in counted.per_layer
+            name: float(keep.float().mean()) for name, keep in (masks or {}).items() if name in counted.per_weight
         }
         return cls(
             metric_name=data.task.metric_name,

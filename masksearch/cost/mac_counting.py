@@ -30,22 +30,39 @@ class Macs(int):
     per_layer : dict
         Layer name -> MACs, in the network's order: layers with a weight of two or more dimensions (0 for an
         embedding, which multiplies nothing), and modules that multiply activations with each other (attention).
+    per_weight : dict
+        Name of a parameter of two or more dimensions -> MACs of its products with activations, a part of ``per_layer``.
+        Weights that layers share have one name, and the MACs of all these layers.
     uncounted : Counter
         Operator -> number of its uncounted runs, for operators that multiply tensors and have no formula, such as
         normalisations and scales. If it is empty, ``per_layer`` is complete.
     """
 
     per_layer: dict[str, int]
+    per_weight: dict[str, int]
     uncounted: Counter[str]
+    _products: dict[str, dict[str, int]]  # layer -> {parameter: MACs}
 
-    def __new__(cls, per_layer: Mapping[str, int], uncounted: Mapping[str, int]) -> "Macs":
-        """Create the int as the sum of ``per_layer``."""
+    def __new__(
+        cls, per_layer: Mapping[str, int], uncounted: Mapping[str, int], products: Mapping[str, Mapping[str, int]]
+    ) -> "Macs":
+        """Create the int as the sum of ``per_layer``; ``products`` has the MACs of each layer by parameter."""
         self = super().__new__(cls, sum(per_layer.values()))
         self.per_layer, self.uncounted = dict(per_layer), Counter(uncounted)
+        self._products = {layer: dict(macs) for layer, macs in products.items()}
+        totals: dict[str, int] = {}
+        for macs in self._products.values():
+            for weight, count in macs.items():
+                totals[weight] = totals.get(weight, 0) + count
+        self.per_weight = totals
         return self
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return self.per_layer, self.uncounted
+        return self.per_layer, self.uncounted, self._products
+
+    def without_weights(self, layer: str) -> int:
+        """Return the MACs of a layer that multiply no weight, such as those of attention between activations."""
+        return self.per_layer[layer] - sum(self._products.get(layer, {}).values())
 
 
 def macs(model: nn.Module, example_input: Nested) -> Macs:
@@ -86,30 +103,58 @@ def macs(model: nn.Module, example_input: Nested) -> Macs:
         for name, module in model.named_modules()
         if counts[name] or any(p.ndim > 1 for p in _parameters_of(module).values())
     ]
-    return Macs({name: counts[name] for name in names}, attribution.uncounted)
+    products = {name: _products(module, name, counts[name], attribution) for name, module in model.named_modules()}
+    return Macs({name: counts[name] for name in names}, attribution.uncounted, products)
+
+
+def _products(module: nn.Module, layer: str, macs: int, attribution: "_Attribution") -> dict[str, int]:
+    """Return {parameter: MACs} of a layer, with 0 for its own weights that multiply nothing.
+
+    A layer may multiply with a tensor that it computes from its weight, such as a masked weight: then the layer's MACs
+    are its weight's.
+    """
+    prefix = f"{layer}." if layer else ""
+    own = {prefix + name for name, parameter in _parameters_of(module).items() if parameter.ndim > 1}
+    own &= set(attribution.weights)
+    found = {weight: attribution.products[layer, weight] for weight in attribution.weights}
+    found = {weight: count for weight, count in found.items() if count or weight in own}
+    if macs and not any(found.values()) and f"{prefix}weight" in own:
+        found[f"{prefix}weight"] = macs
+    return found
 
 
 def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
-    """Return a network's MACs without pruned weights: the sum over layers of MACs times the share of kept weights.
+    """Return a network's MACs without pruned weights: products with a weight, times the weight's share of kept entries.
 
     Parameters
     ----------
     counted : Macs
         The MACs of the dense network.
     densities : mapping
-        Layer name -> kept / all weights, as ``mask.densities()``; layers left out are dense.
+        Name of a weight, or of its layer if that is the name without ".weight" -> kept / all entries, as
+        ``mask.densities()``. Weights that are left out are dense, and so are products of activations.
 
     Raises
     ------
     InputError
-        For an unknown layer, or a density outside [0, 1].
+        For an unknown weight or layer, or a density outside [0, 1].
     """
+    by_weight = {}
     for name, density in densities.items():
-        choose("layer in densities", name, list(counted.per_layer))
+        weight = name if name in counted.per_weight else f"{name}.weight" if name else "weight"
+        if weight not in counted.per_weight:
+            choose("layer in densities", name, [known.removesuffix(".weight") for known in counted.per_weight])
         if not 0 <= density <= 1:
             raise InputError(f"densities: {density!r} for layer {name!r}; it must lie in [0, 1]")
-    effective = {name: round(count * densities.get(name, 1.0)) for name, count in counted.per_layer.items()}
-    return Macs(effective, counted.uncounted)
+        by_weight[weight] = density
+    products = {
+        layer: {weight: round(count * by_weight.get(weight, 1.0)) for weight, count in macs.items()}
+        for layer, macs in counted._products.items()
+    }
+    layers = {
+        layer: counted.without_weights(layer) + sum(products.get(layer, {}).values()) for layer in counted.per_layer
+    }
+    return Macs(layers, counted.uncounted, products)
 
 
 # Formulas for products of vectors, attention on a CPU, and fused recurrent layers, which torch (up to 2.14) does not
@@ -154,7 +199,7 @@ _MOVERS |= {"as_strided_", "set_", "resize_as_", "_unsafe_view", "masked_scatter
 
 
 class _Attribution(TorchDispatchMode):
-    """Assign the FLOPs that the counter adds for every operator to a layer."""
+    """Assign the FLOPs that the counter adds for every operator to a layer, and to the weights that it multiplies."""
 
     supports_higher_order_operators = True
 
@@ -164,7 +209,14 @@ class _Attribution(TorchDispatchMode):
         self.running = [""]  # innermost module last
         self.macs: Counter[str] = Counter()
         self.uncounted: Counter[str] = Counter()
+        self.products: Counter[tuple[str, str]] = Counter()  # (layer, parameter) -> MACs
         self.owners: dict[int, list[str]] = {}  # storage of a parameter -> modules that have it
+        self.weights = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim > 1}
+        self._places: dict[int, list[tuple[range, str]]] = {}  # storage -> places of parameters in it
+        for name, parameter in self.weights.items():
+            if (storage := _storage(parameter)) is not None:
+                start = int(parameter.storage_offset())
+                self._places.setdefault(storage, []).append((range(start, start + parameter.numel()), name))
         for name, module in model.named_modules(remove_duplicate=False):
             for parameter in _parameters_of(module).values():
                 if (storage := _storage(parameter)) is not None:
@@ -184,12 +236,28 @@ class _Attribution(TorchDispatchMode):
         flops = self.counter.get_total_flops() - before
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if flops:
-            self.macs[self._layer_of(operands)] += flops // 2
+            self._assign(flops // 2, operands)
         elif not isinstance(func, torch._ops.OpOverload):  # an operator that takes functions: its products are unknown
             self.uncounted[str(func)] += 1
         elif self._multiplies(func, operands, result):
             self.uncounted[str(func._overloadpacket)] += 1
         return result
+
+    def _assign(self, macs: int, operands: list[Tensor]) -> None:
+        """Count the MACs of an operator; several weights, as in recurrent layers, share them by number of entries."""
+        layer = self._layer_of(operands)
+        self.macs[layer] += macs
+        sizes: dict[str, int] = {}
+        for operand in operands:
+            if operand.ndim > 1 and (weight := self._weight_of(operand)) is not None:
+                sizes[weight] = sizes.get(weight, 0) + operand.numel()
+        for weight, size in sizes.items():
+            self.products[layer, weight] += macs * size // sum(sizes.values())
+
+    def _weight_of(self, operand: Tensor) -> str | None:
+        """Return the name of the parameter that ``operand`` is, or is a view of."""
+        places = self._places.get(_storage(operand) or 0, [])
+        return next((name for place, name in places if operand.storage_offset() in place), None)
 
     def _layer_of(self, operands: list[Tensor]) -> str:
         innermost = self.running[-1]

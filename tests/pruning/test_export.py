@@ -168,14 +168,14 @@ def test_what_cannot_be_exported(write, tmp_path):
 def test_a_file_with_other_outputs_is_not_written(tmp_path):
     model, path = network().eval(), tmp_path / "network"
     with pytest.raises(ms.InputError, match="gives other outputs"):
-        export.programs._checked(model, images(5), lambda x: [model(x) + 1e-3], path, b"")
+        export.onnx_and_programs._checked(model, images(5), lambda x: [model(x) + 1e-3], path, b"")
     with pytest.raises(ms.InputError, match=r"returns shape \(1,\) for a batch of 1"):
-        export.programs._checked(model, images(5), lambda x: [model(x)[:, 0]], path, b"")
+        export.onnx_and_programs._checked(model, images(5), lambda x: [model(x)[:, 0]], path, b"")
     assert not path.exists()
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(export.programs, "find_spec", lambda name: None if name == "onnxscript" else True)
+    monkeypatch.setattr(export.onnx_and_programs, "find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(ms.InputError, match=r"needs the package onnxscript: pip install 'masksearch\[export\]'"):
         export.to_onnx(network(), images(), tmp_path / "network.onnx")
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -40,14 +41,11 @@ def ticket_costs(
 def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Nested) -> NetworkCost:
     """Return a network's parameters, MACs (1 MAC = 2 FLOPs), file size, and peak memory in one example's forward pass.
 
-    Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
+    Effective MACs: the products of each weight times its density under ``masks`` (parameter name -> bool tensor of its
+    shape), and all products of activations.
     """
     counted = cost.macs(network, example)
-    densities = {
-        name.removesuffix(".weight"): float(kept.float().mean())
-        for name, kept in masks.items()
-        if name.removesuffix(".weight") in counted.per_layer
-    }
+    densities = {name: float(kept.float().mean()) for name, kept in masks.items() if name in counted.per_weight}
     disk = cost.disk(network, masks or None)
     return NetworkCost(
         params=cost.params(network),
@@ -64,25 +62,29 @@ def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Neste
 def _layer_costs(
     network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Nested
 ) -> dict[str, LayerCost]:
-    """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``."""
-    whole, left = cost.macs(full, example).per_layer, cost.macs(network, example).per_layer
-    weights = {name: dict(model.named_parameters()) for name, model in (("full", full), ("left", network))}
+    """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``.
+
+    A layer is a weight, named as in masks: without ".weight". Products of activations, as in attention, are layers
+    without weights.
+    """
+    whole, left = cost.macs(full, example), cost.macs(network, example)
+    sizes, sizes_left = ({name: p.numel() for name, p in model.named_parameters()} for model in (full, network))
     layers = {}
-    for name, macs in whole.items():
-        weight = f"{name}.weight"
-        if weight not in weights["full"]:
-            continue
+    for weight, macs in whole.per_weight.items():
         kept = masks.get(weight)
-        if weight not in weights["left"]:  # its block is removed
-            layers[name] = LayerCost(macs=macs, weights=weights["full"][weight].numel(), macs_left=0, weights_left=0)
-            continue
-        n_left = weights["left"][weight].numel() if kept is None else int(kept.sum())
-        layers[name] = LayerCost(
+        n_left = sizes_left.get(weight, 0) if kept is None else int(kept.sum())  # 0: its block is removed
+        macs_left = left.per_weight.get(weight, 0)
+        layers[weight.removesuffix(".weight")] = LayerCost(
             macs=macs,
-            weights=weights["full"][weight].numel(),
-            macs_left=left[name] if kept is None else round(left[name] * n_left / kept.numel()),
+            weights=sizes[weight],
+            macs_left=macs_left if kept is None else round(macs_left * n_left / kept.numel()),
             weights_left=n_left,
         )
+    for layer in whole.per_layer:
+        if products := whole.without_weights(layer):
+            remaining = left.without_weights(layer) if layer in left.per_layer else 0
+            before = layers.get(layer, LayerCost(macs=0, weights=0, macs_left=0, weights_left=0))
+            layers[layer] = replace(before, macs=before.macs + products, macs_left=before.macs_left + remaining)
     return layers
 
 

@@ -67,7 +67,8 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
         labels = [known for one, known in series if one == method]
         name = looks.series_name(method, label)
         look: Look = looks.line(label, labels) | {"color": looks.colour(method), "markersize": 3.5, "linewidth": 1.3}
-        shares = [100 * left[layer]["weights_left"] / left[layer]["weights"] for layer in layers]
+        # Products of activations, as in attention, have no weights.
+        shares = [100 * left[layer]["weights_left"] / (left[layer]["weights"] or np.nan) for layer in layers]
         # A layer that is empty has no place on a logarithmic axis: its point is missing.
         weights, macs = ([left[layer][key] or np.nan for layer in layers] for key in ("weights_left", "macs_left"))
         forms = ((shares, ".3g", "%"), (weights, ",.0f", "weights"), (macs, ",.0f", "MACs"))
