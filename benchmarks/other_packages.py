@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.criteria import Criterion, filter_l1
-from masksearch.criteria.batch_loss import Batches, input_batches
+from masksearch.criteria.batches_and_loss import Batches, input_batches
 from masksearch.pruning.reconstruction import recalibrate
 from masksearch.spaces import FilterSpace
 from masksearch.utils.errors import InputError

@@ -14,7 +14,7 @@ _NOTHING, _ACCURACY = Estimate.of([]), Metric()
 
 MOMENTS = ("untrained", "best_dense", "found", "trained")
 """Under the round's mask: at the weights that training starts from; at the dense network's best weights by validation
-("@w0"); at the weights that the mask was found at, those of the last round ("@w(t-1)"); after training."""
+("best dense"); at the weights that the mask was found at, those of the last round ("as found"); after training."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class SummaryRow:
 
     emptied: int = 0  # seeds whose mask empties a layer
     constant: int = 0  # seeds whose trained network has outputs that are equal for all examples
-    kept_criteria: int = 0  # seeds whose search found nothing better than the mask of a criterion, both scored again
+    kept_criteria: int = 0  # seeds whose search found nothing better than its start or another criterion's mask
     diverged: int = 0  # seeds whose retraining ended early, because its loss was not finite
 
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other

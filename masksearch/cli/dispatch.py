@@ -16,8 +16,12 @@ from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.registry import choose
 
 
+class _EndedError(KeyboardInterrupt):
+    """SIGTERM, the signal by which schedulers of clusters end a job. A sweep treats it as an interrupt."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
+    """Run the command line; return its exit code: 0, 2 for wrong input or a failing disk, 130 or 143 if interrupted."""
     args = sys.argv[1:] if args is None else list(args)
     with lasting_streams(), one_line_warnings():
         return _main(args)
@@ -40,6 +44,9 @@ def _main(args: Sequence[str]) -> int:
         if not isinstance(error, MemoryError) and not re.search("not enough memory|out of memory", str(error)):
             raise
         return _fail(f"memory: {first_line(error)}; give smaller sizes, and run again; finished cells are kept")
+    except _EndedError:
+        print("\nended by SIGTERM; run the same command again to continue", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         return 130
@@ -68,8 +75,7 @@ def _dispatch(args: Sequence[str]) -> None:
     # As wide as the terminal; 150 columns for a log or a pipe, so that rows are not broken.
     console = Console() if sys.stdout.isatty() else Console(width=150)
     if command == "run":
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and _in_main_thread():
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep continues when its terminal closes
+        _set_signals()
         from masksearch.cli.run_command import run
 
         run(args[1:], console)
@@ -81,8 +87,22 @@ def _dispatch(args: Sequence[str]) -> None:
         )
 
 
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _set_signals() -> None:
+    """Let a sweep continue when its terminal closes (SIGHUP), and end as after Ctrl-C by SIGTERM.
+
+    Handlers that the caller has set stay, and so does SIGTERM in processes of torchrun, which it ends by that signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if "RANK" not in os.environ and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second SIGTERM ends the process at once
+    raise _EndedError
 
 
 def _fail(message: str) -> int:

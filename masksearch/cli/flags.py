@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from masksearch.cli.argument_parsing import Texts, given_flags, one, read_known, refuse, takes
 from masksearch.cli.help import OTHERS, OtherFlags, help_text, other_entries
-from masksearch.experiment import SCALES, Settings, load_recipe
+from masksearch.experiment import SCALES, Settings, load_recipe, recipe_title
 from masksearch.experiment.settings.catalogue import Setting, flag_keys, flags_by_topic, settings_by_key
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.text_values import parse_value, value_text
@@ -198,5 +198,5 @@ def _renamed(settings: Settings, part: Settings, flags: Any) -> Settings:
     recipe, scale = _recipe(flags)
     if not recipe or settings.run.name == part.run.name:
         return settings
-    name = part.run.name.replace(f"{recipe}_{scale}", settings.run.name, 1)
+    name = part.run.name.replace(f"{recipe_title(recipe)}_{scale}", settings.run.name, 1)
     return replace(settings, run=replace(settings.run, name=name))

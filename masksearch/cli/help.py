@@ -64,7 +64,7 @@ class OtherFlags:
     """Flags of ``masksearch run`` that do not belong to a setting: ``--recipe``, ``--set``, ``--list`` and others."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
-    """Published experiment whose settings replace all defaults: a name in --list."""
+    """Experiment whose settings replace all defaults: a name in --list, or a TOML file of your own."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
     """How long the recipe takes: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     Some recipes have further scales. (default: cpu)"""

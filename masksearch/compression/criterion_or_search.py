@@ -10,6 +10,7 @@ from masksearch.compression.result import TIMED
 from masksearch.core.density_allocation import Amount, DensityTooLowError, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
+from masksearch.core.search_budget import Budget
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, saliency, select, start_criterion
 from masksearch.data import Data
 from masksearch.pruning.energy_after_repair import repair_energy
@@ -20,7 +21,7 @@ from masksearch.scoring.latency import macs_within_latency
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.search_function import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
-from masksearch.utils.errors import InputError, check_real, require
+from masksearch.utils.errors import InputError, check_real, check_type, require
 from masksearch.utils.nested import describe
 from masksearch.utils.progress import Steps
 from masksearch.utils.registry import choose
@@ -58,7 +59,7 @@ class CompressionMethod:
         data: Data,
         method: str | Searcher | None,
         granularity: Granularity | None,
-        budget: int,
+        budget: int | Budget,
         objective: str | None,
         seed: int,
         bars: Steps,
@@ -71,7 +72,8 @@ class CompressionMethod:
                 "from_loaders"
             )
         check_seed(seed)
-        require("budget", budget, budget >= 1, "1 or more scorings")
+        check_type("budget", budget, (int, Budget), "a number of scorings, or ms.Budget(scorings=..., seconds=...)")
+        budget = Budget.of(budget)
         if granularity is not None:
             choose("granularity", granularity, list(UNITS))
         if isinstance(method, str):

@@ -8,6 +8,7 @@ from torch import nn
 from masksearch.compression.criterion_or_search import CompressionMethod, Start, check_start
 from masksearch.compression.result import Compressed, Measured
 from masksearch.core.mask import Mask
+from masksearch.core.search_budget import Budget
 from masksearch.data import Data
 from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
@@ -36,7 +37,7 @@ def compress(
     latency: float | None = None,
     method: str | Searcher | None = None,
     granularity: Granularity | None = None,
-    budget: int = 300,
+    budget: int | Budget = 300,
     objective: str | None = None,
     start: Start = "criterion",
     repair: bool | None = None,
@@ -72,8 +73,9 @@ def compress(
         What is removed: ``weight``, ``filter``, ``block`` (whole residual branches, :func:`~masksearch.block_space`),
         ``union`` (branches and filters in one mask, :func:`~masksearch.union_space`), or ``nm`` (2 of every 4 weights,
         :func:`~masksearch.nm_space`; ``sparsity`` may be left out). Default: weights with ``sparsity``, else filters.
-    budget : int
-        Number of masks that a search scores. Criteria score no masks, and do not use it.
+    budget : int or Budget
+        Number of masks that a search scores, or a limit in seconds, ``ms.Budget(seconds=60)``. Criteria score no masks,
+        and do not use it.
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: for filters ``"reconstructed"``, minus the
         distance to the dense network's outputs after repair; else ``"loss"``, minus the task's loss, or ``"distance"``
@@ -167,7 +169,7 @@ def find_mask(
     latency: float | None = None,
     method: str | Searcher | None = None,
     granularity: Granularity | None = None,
-    budget: int = 300,
+    budget: int | Budget = 300,
     objective: str | None = None,
     start: Start = "criterion",
     seed: int = 0,
@@ -228,9 +230,11 @@ def _fine_tuned(
 
 
 def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("model: a ScriptModule, whose channels cannot be removed; give the nn.Module it was made of")
     network = copy_network(unwrapped(model))
+    types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    if other := types - {torch.float32}:
+        raise InputError(
+            f"model: has parameters of {', '.join(map(str, other))}, and inputs of data sets are float32; give "
+            "model.float()"
+        )
     return (network if device is None else network.to(as_device(device))).eval()

@@ -11,7 +11,7 @@ from masksearch.core.density_allocation import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.data import Data
-from masksearch.spaces import NetworkSpace
+from masksearch.spaces import NetworkSpace, NMSpace
 from masksearch.training import Training, evaluate
 from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import Nested
@@ -78,6 +78,12 @@ class Compressed:
     repaired: bool = False  # whether kept weights were solved by least squares
     fine_tuned: bool = True
 
+    @property
+    def kept_start(self) -> bool:
+        """Whether the mask is the first one that the search scored: none of the later masks scored higher."""
+        history = self.history
+        return history is not None and history.best.number == 0 and history.best_mask == self.mask
+
     def __str__(self) -> str:
         measured = (self.before, self.pruned, self.after)[: 3 if self.fine_tuned else 2]
         kept = "parameters" if self.space.removes_parts else "non-zero parameters"
@@ -100,13 +106,18 @@ class Compressed:
         share = f"{asked:.4g} of the {whole[hold]}"
         reached = self.space.share(self.mask, hold)
         got = "" if math.isclose(reached, asked, rel_tol=_CLOSE) else f" ({reached:.4g} are)"
-        where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
+        threads = self.after.latency.threads
+        where = f"{self.after.latency.device}, {threads} thread{'s' * (threads != 1)}"
         repaired = ", repaired by least squares" * self.repaired
-        lines.append(f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}{repaired}; {where}")
+        kind = f"{self.space.n}:{self.space.m}" if isinstance(self.space, NMSpace) else self.space.granularity
+        lines.append(f"{self.method}, {kind} mask, at most {share} kept{got}{repaired}; {where}")
+        if self.kept_start:
+            lines.append("the search found no better mask than the first one that it scored, its start")
         left_out = [name for name, reason in self.space.left_out if not reason.startswith("channels are outputs")]
-        if left_out and self.space.removes_parts:
+        if left_out and (self.space.removes_parts or isinstance(self.space, NMSpace)):
             layers = f"{len(left_out)} layers stay" if len(left_out) > 1 else "1 layer stays"
-            lines.append(f"{layers} whole, such as {left_out[0]}; print(result.space) gives the reasons")
+            whole_layer = "whole" if self.space.removes_parts else "dense"
+            lines.append(f"{layers} {whole_layer}, such as {left_out[0]}; print(result.space) gives the reasons")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.core.density_allocation import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, Loss, is_split
+from masksearch.criteria.batches_and_loss import Batches, Loss, input_batches, is_split
 from masksearch.criteria.block_criteria import block_cosine
 from masksearch.criteria.disconnected_units import Connectivity, connected
 from masksearch.criteria.filter_criteria import bn_scale, energy, filter_l1, filter_l2, fpgm
@@ -42,6 +42,7 @@ __all__ = [
     "fisher",
     "fpgm",
     "grasp",
+    "input_batches",
     "lamp",
     "mag_sign",
     "magnitude",

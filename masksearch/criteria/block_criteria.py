@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, loss_batches
+from masksearch.criteria.batches_and_loss import Batches, loss_batches
 from masksearch.spaces import BlockSpace
 from masksearch.spaces.block_mask_space import ADDITIONS, Addition
 from masksearch.spaces.network_space import on_inner_network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, input_batches
+from masksearch.criteria.batches_and_loss import Batches, input_batches
 from masksearch.pruning.energy_after_repair import repair_energy
 from masksearch.spaces import FilterSpace
 from masksearch.spaces.network_space import on_inner_network

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, Loss, loss_batches
+from masksearch.criteria.batches_and_loss import Batches, Loss, loss_batches
 from masksearch.spaces import FilterSpace
 from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.errors import InputError

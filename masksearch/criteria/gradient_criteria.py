@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, BatchLoss, Loss, loss_batches
+from masksearch.criteria.batches_and_loss import Batches, BatchLoss, Loss, loss_batches
 from masksearch.spaces import NetworkSpace
 from masksearch.spaces.network_space import on_inner_network
 

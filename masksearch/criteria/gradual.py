@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from masksearch.core.density_allocation import Amount, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria import saliency, select
-from masksearch.criteria.batch_loss import Batches, is_split
+from masksearch.criteria.batches_and_loss import Batches, is_split
 from masksearch.schedules.gradual_and_regrowing import Gradual
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import CLASSIFICATION

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, first_inputs
+from masksearch.criteria.batches_and_loss import Batches, first_inputs
 from masksearch.criteria.gradient_criteria import maskable
 from masksearch.spaces import NetworkSpace
 from masksearch.spaces.network_space import on_inner_network

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.batch_loss import Batches, Loss, input_batches
+from masksearch.criteria.batches_and_loss import Batches, Loss, input_batches
 from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_layers
 from masksearch.pruning.one_shot import layer_methods, outlier_densities
 from masksearch.pruning.one_shot.layer_methods import Kept, inverse_factor, wanda_ranks, weight_shaped

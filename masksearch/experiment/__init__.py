@@ -3,7 +3,7 @@
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.executors import EXECUTORS
 from masksearch.experiment.on_ranks import on_all_ranks, own_copy
-from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
+from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text, recipe_title
 from masksearch.experiment.settings.all_settings import Settings
 from masksearch.experiment.settings.sweep_settings import methods
 from masksearch.experiment.sweep import run_sweep
@@ -27,5 +27,6 @@ __all__ = [
     "read_sweep",
     "recipe_names",
     "recipe_text",
+    "recipe_title",
     "run_sweep",
 ]

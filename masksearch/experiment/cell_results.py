@@ -202,7 +202,7 @@ class CellResult:
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Criteria whose masks beat the search's best mask in a second scoring, at most one per pruning round."""
+        """Criteria that made masks of this search, which found no better ones; at most one per pruning round."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property

@@ -86,7 +86,7 @@ class ScoreSummary:
     accuracy_gap: float | None  # the same of the metric; with the other sign where lower is better
     foreign_trials: int = 0  # trials of other searches that shared the study
     rescored: dict[str, float] = field(default_factory=dict)  # "search 1", ..., criteria -> score when scored again
-    kept: str | None = None  # the criterion whose mask scored better than the search's best when both were scored again
+    kept: str | None = None  # the criterion that made the mask, at the start or for a second scoring; None: the search
 
 
 @dataclass(frozen=True)

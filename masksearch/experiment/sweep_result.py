@@ -63,7 +63,7 @@ def _some(labels: list[str]) -> str:
     return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
 
 
-def read_sweep(path: Path) -> SweepResult:
+def read_sweep(path: str | Path) -> SweepResult:
     """Read from a sweep's folder the results of its finished runs (cells) and dense networks.
 
     Raises
@@ -71,6 +71,7 @@ def read_sweep(path: Path) -> SweepResult:
     InputError
         If there is no sweep, or another version has written it.
     """
+    path = Path(path)
     if not (path / "sweep.json").exists():
         raise InputError(f"{path} holds no sweep (no sweep.json)")
     plan = read_plan(path)

@@ -21,6 +21,7 @@ def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     chosen = []
     for sparsity in sorted({row.sparsity for row in rows[1:]}):
         here = [row for row in _methods(rows, sparsity) if not math.isnan(row.validation.mean)]
+        here.sort(key=lambda row: row.method in SEARCHERS)  # of equal results, a criterion's comes first
         best = max(here, key=_validation, default=None)
         others = [row for row in here if not row.learned]
         chosen += [best] if best else []

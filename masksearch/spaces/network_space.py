@@ -110,7 +110,17 @@ class NetworkSpace(MaskSpace, ABC):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; other networks unchanged."""
+    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; other networks unchanged.
+
+    Raises
+    ------
+    InputError
+        If ``model`` is no nn.Module, or a ScriptModule.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("model: a ScriptModule, whose units cannot be removed; give the nn.Module it was made of")
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

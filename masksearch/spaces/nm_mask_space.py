@@ -123,7 +123,7 @@ def nm_space(
     Raises
     ------
     InputError
-        For invalid n and m, if no layer has a multiple of m inputs, and for the errors of ``weight_space``.
+        For invalid n and m, if no layer can have such masks, and for the errors of ``weight_space``.
 
     Notes
     -----
@@ -149,5 +149,9 @@ def nm_space(
             names[layer.name] = weight
             sizes.append((layer.name, layer.shape, layer.size))
     if not sizes:
-        raise InputError(f"model: {type(model).__name__} has no layer whose number of inputs is a multiple of {m}")
+        [(name, reason), *others] = left_out
+        more = f", and {len(others)} other layers" * bool(others)
+        raise InputError(
+            f"model: {type(model).__name__} has no layer for {n}:{m} masks: {name or 'the network'}: {reason}{more}"
+        )
     return NMSpace(sizes, names, left_out, weights.n_parameters, n, m)

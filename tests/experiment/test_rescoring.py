@@ -114,12 +114,12 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
     assert cell.metrics.score.rescored == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
 
 
-def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
+def test_a_search_that_ends_at_its_start_mask_names_the_criterion_of_the_start(tmp_path):
     flat = {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["end"], "objective": "loss"}
     [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
     [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
     assert cell.mask.hash == start.mask.hash
-    assert cell.metrics.score.kept is None
+    assert cell.metrics.score.kept == start.metrics.score.kept == "magnitude@end"
 
 
 def test_the_best_masks_are_scored_again_on_images_that_the_search_has_not_seen(tmp_path):

@@ -199,7 +199,7 @@ def signals(report: Report, share: float) -> None:
         folder, after = scratch(), rng.uniform(0.05, 2.0)
         try:
             ended = run(_with_alarm(runs.command(kind, folder), which, after), timeout=300)
-            if which in (signal.SIGTERM, signal.SIGKILL) and ended.code == -which:
+            if which != signal.SIGINT and ended.code in (-which, 128 + which):
                 ended = Ended(0, ended.out, "", ended.seconds)
             if which == signal.SIGINT and ended.code == 130 and "Traceback" not in ended.err:
                 ended = Ended(0, ended.out, "", ended.seconds)

@@ -57,7 +57,7 @@ def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
     assert page.startswith("before\n<!-- rounds -->\n| method | variant |")
     assert page.endswith("<!-- end of rounds -->\nafter\n")
     assert "old" not in page
-    assert "| @w(t-1) % |" in page
+    assert "| as found % |" in page
     links = re.findall(r"\]\((figures/[^)]*)\)", page)
     assert "figures/rounds_accuracy.png" in links
     assert "figures/rounds_found_at.png" in links

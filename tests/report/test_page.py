@@ -141,8 +141,8 @@ def test_moments_are_those_of_the_rounds(rounds, tmp_path):
         assert float(row["density %"]) == pytest.approx(100 * 0.2 ** ((number + 1) / 2), abs=0.2)
         for column, moment in (
             ("rewound %", "untrained"),
-            ("@w0 %", "best_dense"),
-            ("@w(t-1) %", "found"),
+            ("best dense %", "best_dense"),
+            ("as found %", "found"),
             ("trained %", "trained"),
         ):
             mean = np.mean([getattr(round_, moment).test_accuracy for round_ in rounds_])

@@ -1,8 +1,9 @@
-"""Recipes: published experiments as settings, in three scales, kept as package data."""
+"""Recipes: experiments as settings, in three scales; published ones are package data, others are TOML files."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from masksearch.experiment.settings.all_settings import Settings
@@ -22,14 +23,28 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list[Settings]:
-    """Return the settings of a recipe (a published experiment) at a scale such as "cpu", one object for each part.
+    """Return the settings of a recipe (an experiment) at a scale such as "cpu", one object for each part.
+
+    Parameters
+    ----------
+    name : str
+        Name of a recipe of the package, or the path of a file that ends with ``.toml``.
+    scale : str
+        ``smoke``, ``cpu``, ``paper``, or another scale of the recipe.
+    only : sequence of str
+        Names of parts; by default, all parts.
 
     Raises
     ------
     InputError
-        For an unknown recipe, scale, key, or part.
+        For an unknown recipe, scale, key, or part, or a file that is no TOML.
     """
-    return recipe_settings(_read(name), name, scale, only)
+    return recipe_settings(_read(name), recipe_title(name), scale, only)
+
+
+def recipe_title(name: str) -> str:
+    """Return a recipe's name as names of its sweeps begin with it: for a file, its name without folder and suffix."""
+    return Path(name).stem if name.endswith(".toml") else name
 
 
 def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequence[str] = ()) -> list[Settings]:
@@ -79,8 +94,13 @@ def recipe_text(name: str) -> str:
 
 
 def _read(name: str) -> dict[str, Any]:
-    choose("recipe", name, recipe_names())
-    text = (files("masksearch.experiment.recipes") / f"{name}.toml").read_text()
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise InputError(f"recipe {name}: no such file; give a TOML file, or a name in masksearch --list")
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        choose("recipe", name, recipe_names())
+        text = (files("masksearch.experiment.recipes") / f"{name}.toml").read_text()
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from masksearch.core.density_allocation import Amount
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, saliency, select
-from masksearch.criteria.batch_loss import Batches, input_batches
+from masksearch.criteria.batches_and_loss import Batches, input_batches
 from masksearch.data import Split
 from masksearch.experiment.context import CellContext
 from masksearch.pruning.energy_after_repair import RepairEnergy, repair_energy

@@ -42,7 +42,7 @@ class MaskResult:
     scorings: int = 0  # by a search
     foreign_trials: int = 0  # trials of other searches that shared the study
     rescored: Mapping[str, float] = field(default_factory=dict)  # "search 1", ... and criteria -> second score
-    kept: str | None = None  # the criterion whose mask scored better than the search's best in the second scoring
+    kept: str | None = None  # the criterion that made the mask, if the search found no better one
     seconds: float = 0.0  # of a search or of learning a supermask
     front: FrontChoice | None = None  # the trial, where a front was searched
     weights: Weights | None = None  # of the network that was pruned together with the choice of the mask
@@ -190,9 +190,13 @@ class MaskSearch:
             scorings=len(history),
             foreign_trials=int(foreign),
             rescored=chosen.scores,
-            kept=chosen.criterion,
+            kept=chosen.criterion or self._kept_start(chosen.mask, inputs),
             seconds=inputs.seconds + history.seconds + perf_counter() - begun,
         )
+
+    def _kept_start(self, mask: Mask, inputs: SearchInputs) -> str | None:
+        """Return the setting ``warm_start`` if the search ends with the mask that it started from."""
+        return self.context.settings.search.warm_start if mask == inputs.start else None
 
 
 def _best_masks(history: History) -> list[Mask]:

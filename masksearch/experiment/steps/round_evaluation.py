@@ -30,8 +30,8 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
     """Evaluate a finished pruning round: return its mask's size and scores, its test results and its duration.
 
     Metric and loss on the test set under the mask: ``found`` at the weights that it was found at, which are those of
-    the last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
-    weights of the dense network by validation ("@w0"); ``trained`` after the last epoch.
+    the last round ("as found"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
+    weights of the dense network by validation ("best dense"); ``trained`` after the last epoch.
     """
     found, training = round_.found, round_.training
     moments = {

@@ -63,8 +63,8 @@ _OF_METRIC = (
     "untrained %",
     "trained %",
     "rewound %",
-    "@w0 %",
-    "@w(t-1) %",
+    "best dense %",
+    "as found %",
     "accuracy %",
 )
 
@@ -170,7 +170,7 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-_ACCURACIES = ("rewound %", "@w0 %", "@w(t-1) %", "trained %")
+_ACCURACIES = ("rewound %", "best dense %", "as found %", "trained %")
 _MOMENT_COLUMNS = (
     *("method", "variant", "sparsity", "found", "round", "density %"),
     *(column for name in _ACCURACIES for column in (name, "loss")),
@@ -178,9 +178,9 @@ _MOMENT_COLUMNS = (
 )
 _MOMENTS_ABOUT = (
     "Means over seeds: test {metric} and test loss of the masked network of every round, with four states of the "
-    "weights: where the round's training starts (rewound), the dense network's best weights by validation (@w0), the "
-    "weights after the previous round, at which the mask was found (@w(t-1)), and after training. The row of the dense "
-    "network has its best weights by validation (@w0) and its last weights (trained). Best epoch: number of the epoch "
+    "weights: where the round's training starts (rewound), the dense network's best weights by validation (best dense), the "
+    "weights after the previous round, at which the mask was found (as found), and after training. The row of the dense "
+    "network has its best weights by validation (best dense) and its last weights (trained). Best epoch: number of the epoch "
     "with the best validation result, in the learning rate's schedule."
 )
 
