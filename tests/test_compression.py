@@ -380,3 +380,28 @@ def test_masks_of_the_energy_after_repair(classifier):
 def test_a_tuple_of_tensors_in_place_of_data_is_described(classifier):
     with pytest.raises(ms.InputError, match=r"data: \(float32 3, float32\); allowed is a data set, made by ms\.Data"):
         ms.compress(classifier[0], (torch.zeros(8, 3), torch.zeros(8)), macs=0.5)
+
+
+def test_budget_in_seconds_limits_the_search(classifier):
+    model, data = classifier
+    result = ms.compress(
+        model, data, sparsity=0.5, method="random_search", budget=ms.Budget(10**6, 0.2), train=False, progress=False
+    )
+    assert 1 <= len(result.history) < 10**6
+    with pytest.raises(ms.InputError, match=r"budget: 'many' is a str; allowed is a number of scorings, or ms\.Budget"):
+        ms.find_mask(model, data, sparsity=0.5, method="random_search", budget="many", progress=False)
+
+
+def test_result_of_a_search_that_found_nothing_better_names_its_start(classifier):
+    model, data = classifier
+    options = {"sparsity": 0.5, "method": "random_search", "train": False, "progress": False}
+    first, later = (ms.compress(model, data, **options, budget=budget) for budget in (1, 200))
+    assert first.kept_start
+    assert "no better mask than the first one" in str(first)
+    assert later.kept_start == (later.mask == first.mask)
+
+
+def test_networks_of_other_types_than_the_data_are_refused(classifier):
+    model, data = classifier
+    with pytest.raises(ms.InputError, match=r"parameters of torch.float64, and inputs of data sets are float32"):
+        ms.compress(copy.deepcopy(model).double(), data, macs=0.5, progress=False)

@@ -17,7 +17,7 @@ from masksearch.cli import dispatch as cli
 from masksearch.cli import result_commands as reading
 from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
-from masksearch.experiment import Settings, methods
+from masksearch.experiment import Settings, load_recipe, methods
 from masksearch.experiment.settings.catalogue import settings_by_key
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
@@ -98,8 +98,26 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
         assert settings == "list" if "--list" in args else all(isinstance(part, Settings) for part in settings)
 
 
+def test_toml_in_documents_is_a_recipe_with_parts(tmp_path):
+    texts = [block.text for block in BLOCKS if block.language == "toml"]
+    assert texts
+    for text in texts:
+        file = tmp_path / "mine.toml"
+        file.write_text(text)
+        whole, smoke = (load_recipe(str(file), scale) for scale in ("cpu", "smoke"))
+        assert [part.run.name for part in whole] == ["mine_cpu_search", "mine_cpu_criteria"]
+        assert [part.sweep.budget for part in whole[:1] + smoke[:1]] == [200, 20]
+
+
 def test_all_code_is_checked():
-    assert {block.language for block in BLOCKS} == {"python", "sh", "bash", "bibtex", "text"}  # text: printed output
+    assert {block.language for block in BLOCKS} == {
+        "python",
+        "sh",
+        "bash",
+        "bibtex",
+        "toml",
+        "text",
+    }  # text: printed output
     for page in PAGES:
         assert len(re.findall("^```bash$", page.read_text(), re.MULTILINE)) == len(
             re.findall(r"^<!-- not run: .+ -->\n\n```bash$", page.read_text(), re.MULTILINE)

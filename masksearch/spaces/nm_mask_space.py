@@ -150,7 +150,7 @@ def nm_space(
             sizes.append((layer.name, layer.shape, layer.size))
     if not sizes:
         [(name, reason), *others] = left_out
-        more = f", and {len(others)} other layers" * bool(others)
+        more = f", and {len(others)} more" * bool(others)
         raise InputError(
             f"model: {type(model).__name__} has no layer for {n}:{m} masks: {name or 'the network'}: {reason}{more}"
         )

@@ -4,8 +4,10 @@ import errno
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -267,3 +269,28 @@ def test_the_list_ends_without_an_error_if_its_reader_closes_the_pipe():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() in (0, 1)  # rich has ideas of its own
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no such signal on this system")
+def test_sigterm_ends_a_sweep_like_an_interrupt_and_the_same_command_continues(tmp_path):
+    flags = [
+        "--methods",
+        "annealing",
+        "--model",
+        "lenet_300_100:0.05",
+        "--epochs",
+        "1",
+        "--sparsity",
+        "0.5",
+        "--seeds",
+        "1",
+    ]
+    flags += ["--runs", str(tmp_path), "--find-at", "end", "--budget"]
+    command = [sys.executable, "-m", "masksearch.cli", "run", *flags]
+    with subprocess.Popen([*command, "1000000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sweep:
+        while not list(tmp_path.glob("sweep/annealing*/history.jsonl")):
+            assert sweep.poll() is None
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGTERM)
+        assert "ended by SIGTERM; run the same command again to continue" in sweep.communicate(timeout=60)[1]
+    assert sweep.returncode == 143

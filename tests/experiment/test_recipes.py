@@ -5,6 +5,7 @@ import re
 import pytest
 
 from masksearch.cli.dispatch import main
+from masksearch.cli.flags import parse
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
 from masksearch.experiment.recipes import recipe_settings
 from masksearch.experiment.sweep_grid import grid
@@ -172,3 +173,26 @@ def test_parts_are_asked_for_by_name(monkeypatch):
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda parts, *_: seen.append(parts))
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_fc"]
+
+
+def test_recipe_file_of_your_own_is_read_like_a_recipe_of_the_package(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[settings]\nmethods = ["magnitude"]\n[[part]]\nname = "low"\nsparsity = [0.5]\n[scale.tiny]\nseeds = 1\n'
+    )
+    [part] = parse(["--recipe", str(file), "--scale", "tiny"], "masksearch run")
+    assert (part.run.name, part.sweep.sparsity, part.sweep.seeds) == ("own_tiny_low", (0.5,), 1)
+    [named] = parse(["--recipe", str(file), "--name", "other"], "masksearch run")
+    assert named.run.name == "other_low"
+    for text, message in (
+        ("[settings", "not valid TOML"),
+        ('[settings]\nmethod = "magnitude"', "did you mean 'methods'"),
+        ("[setting]", "did you mean 'settings'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            load_recipe(str(file))
+    with pytest.raises(
+        InputError, match=r"recipe missing\.toml: no such file; give a TOML file, or a name in masksearch --list"
+    ):
+        load_recipe("missing.toml")

@@ -167,3 +167,13 @@ def test_training_keeps_pruned_weights_at_zero():
     for name, keep in space.parameter_masks(mask).items():
         assert not model.get_parameter(name)[~keep].any()
         assert model.get_parameter(name)[keep].all()
+
+
+def test_network_without_a_layer_for_nm_masks_raises_the_first_layers_reason():
+    with pytest.raises(
+        ms.InputError, match="no layer for 2:4 masks: the network: an output has 3 inputs, not a multiple"
+    ):
+        ms.nm_space(nn.Linear(3, 3))
+    model = nn.Sequential(nn.ConvTranspose2d(4, 4, 2), nn.Conv2d(3, 4, 1))
+    with pytest.raises(ms.InputError, match="0: its weight is stored with the outputs last, and 1 more"):
+        ms.nm_space(model)

@@ -178,10 +178,10 @@ _MOMENT_COLUMNS = (
 )
 _MOMENTS_ABOUT = (
     "Means over seeds: test {metric} and test loss of the masked network of every round, with four states of the "
-    "weights: where the round's training starts (rewound), the dense network's best weights by validation (best dense), the "
-    "weights after the previous round, at which the mask was found (as found), and after training. The row of the dense "
-    "network has its best weights by validation (best dense) and its last weights (trained). Best epoch: number of the epoch "
-    "with the best validation result, in the learning rate's schedule."
+    "weights: where the round's training starts (rewound), the dense network's best weights by validation (best "
+    "dense), the weights after the previous round, at which the mask was found (as found), and after training. The row "
+    "of the dense network has its best weights by validation (best dense) and its last weights (trained). Best epoch: "
+    "number of the epoch with the best validation result, in the learning rate's schedule."
 )
 
 
