@@ -67,7 +67,7 @@ def read_all(split: StreamedSplit) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Pass:
-    """Result of reading a data split once: class labels, and mean and variance of each uint8 image's pixels."""
+    """What one pass over a data split finds: class labels, and mean and variance of the pixels of each uint8 image."""
 
     targets: Tensor | None
     statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image

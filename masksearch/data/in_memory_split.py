@@ -138,7 +138,7 @@ class Split:
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield batches (inputs, targets): examples in the order of the indices ``order``, in batches of ``sizes``.
+        """Yield batches (inputs, targets) of the lengths ``sizes``, in the order of the examples' indices ``order``.
 
         None: in the order of the examples.
         """
