@@ -72,12 +72,12 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content (bytes) of an uncompressed safetensors file with all entries of the named tensors."""
+    """Return the content (bytes) of an uncompressed safetensors file with all entries of the given tensors."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the zlib-compressed content (bytes) of a safetensors file with only the kept entries of tensors.
+    """Return the content of a safetensors file, as zlib-compressed bytes, that has only the kept entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).
