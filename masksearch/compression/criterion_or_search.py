@@ -159,7 +159,7 @@ class CompressionMethod:
         return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
-        """Return the mask that a pruning criterion chooses; gradients, if needed, come from some training examples."""
+        """Return the mask that the criterion ``name`` chooses at the density ``amount``, from the network's weights."""
         return select(
             name,
             self.model,
