@@ -119,7 +119,7 @@ class _OwnErrors:
 
 
 def data_key(part: Settings) -> tuple[object, ...]:
-    """Return a tuple of the settings that decide the data; settings with equal tuples share the loaded data."""
+    """Return a tuple of the settings that decide the data; equal tuples mean the same data, loaded once."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
     forms = part.sweep.image_size, part.sweep.text_length, part.sweep.tokenizer
@@ -127,7 +127,7 @@ def data_key(part: Settings) -> tuple[object, ...]:
 
 
 def load_part(part: Settings) -> Data:
-    """Load the data that the settings name; raise an InputError if the setting ``sweep.task`` names another task."""
+    """Load the data that the settings name; raise an InputError if ``sweep.task`` is not the task of the data."""
     data = load_data(
         part.sweep.dataset,
         part.run.data_root,

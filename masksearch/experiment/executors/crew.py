@@ -49,7 +49,7 @@ def end_of(runner: JobRunner, job: Job) -> Done | Failed:
 
 
 class Crew(Protocol):
-    """Protocol of a crew: the workers that run the jobs of a sweep, numbered from 0."""
+    """Protocol of an executor's workers, numbered from 0, which run the jobs of a sweep."""
 
     size: int
 
@@ -60,7 +60,7 @@ class Crew(Protocol):
         """Send a job (some runs of a sweep) to worker ``number``. The worker must have no other job at that time."""
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs."""
+        """Wait until a busy worker sends a message or a new worker starts; return (worker number, message) pairs."""
 
     def replace(self, number: int) -> None:
         """Start a new worker that takes the place of worker ``number``, which has died."""

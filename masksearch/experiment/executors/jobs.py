@@ -13,7 +13,7 @@ _ATTEMPTS = 3  # of a job whose worker dies
 
 @dataclass(frozen=True)
 class Job:
-    """Runs of a sweep that one worker executes in order; if ``cells`` is empty, it only trains their dense network."""
+    """Runs of a sweep that one worker executes in order; with no runs, the job only trains their dense network."""
 
     users: list[Cell]  # cells whose moments of the dense training are needed
     cells: list[Cell]

@@ -45,7 +45,7 @@ _LOG = "log.txt"  # everything that a worker printed while it ran a cell or trai
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker process of a sweep needs to start: device, plugins (RunSettings), CPU threads, sweep's folder."""
+    """What a worker process of a sweep needs to start: device, plugins, number of CPU threads, the sweep's folder."""
 
     run: RunSettings
     threads: int
