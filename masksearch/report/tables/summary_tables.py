@@ -128,7 +128,7 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
-    """Return the results table for a terminal ``width`` characters wide; below it the rounds, if there are several."""
+    """Return the results table for a terminal ``width`` characters wide; several pruning rounds get a table below."""
     heads = _heads(rows)
     table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
     shown = {str(column.header) for column in table.columns}
