@@ -123,7 +123,7 @@ class Cell:
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return the epochs of training after round ``number``; None: those of dense training after ``rewind_to``."""
+        """Return epochs of training after round ``number``; None: as many as dense training has after ``rewind_to``."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs

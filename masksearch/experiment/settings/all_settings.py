@@ -125,7 +125,7 @@ class RunSettings:
 
     @property
     def folder(self) -> Path:
-        """Folder on this machine that has a folder for every sweep: ``runs``, or the local copy if that is a URL."""
+        """Folder on this machine in which every sweep has a folder: ``runs``, or a local copy if ``runs`` is a URL."""
         if not self.is_remote:
             return Path(self.runs)
         url = self.runs.rstrip("/")
@@ -164,7 +164,7 @@ class Settings:
 
     @property
     def hold(self) -> Hold:
-        """Quantity that densities are shares of: the one with an upper bound, as MACs, else the setting ``hold``."""
+        """Quantity that densities are shares of: that of the upper bounds (say, MACs), or else the setting ``hold``."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold

@@ -57,8 +57,8 @@ class ScheduleSettings:
     "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes kept weights
     as orthonormal as the mask allows."""
     early_bird_threshold: float | None = None
-    """For schedule = "early_bird": a mask is taken once it differs from those of the 4 epochs before by at most this.
-    The difference is a share of the units. If not given, 0.1."""
+    """For schedule = "early_bird": largest distance from the masks of the 4 epochs before at which a mask is taken.
+    The distance is the share of units in which two masks differ. If not given, 0.1."""
     early_bird_relative: bool = False
     """For schedule = "early_bird": divide the distance of masks by that of random masks of the same density.
     Random masks of density d have an expected distance of 2 d (1 - d). Then early_bird_threshold is 0.2 by default."""

@@ -38,7 +38,7 @@ class Mirror:
 
     @contextmanager
     def work(self, folder: Path, *, shared: bool = False) -> Iterator[None]:
-        """Context manager for work in a folder: downloads it first, and uploads checkpoints and, at the end, all files.
+        """Context manager that downloads a folder, uploads checkpoints during the work, and all files at the end.
 
         An exception of the work uploads nothing more.
 
