@@ -66,7 +66,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text to the stream, or drop it if the stream has failed; return the text's length in both cases."""
+        """Write text to the output stream, or drop the text if the stream has failed; return the length of the text."""
         if not self._broken:
             try:
                 self._stream.write(text)
