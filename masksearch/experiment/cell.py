@@ -274,7 +274,7 @@ class Cell:
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return the dense network's training settings: no distillation; L1 on BatchNorm scales as ``schedule`` says."""
+    """Return settings to train a dense network: no distillation; L1 on BatchNorm scales if the schedule needs it."""
     usual, needed = _USUAL, SCHEDULES[schedule].bn_l1
     train = settings.train
     if (train.distill, train.distill_temperature) != (usual.distill, usual.distill_temperature):

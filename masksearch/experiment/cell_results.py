@@ -1,4 +1,4 @@
-"""Results of cells and dense networks, as ``metrics.json`` holds them: typed, written and read in one place."""
+"""Results of a sweep's runs (cells) and dense networks, as ``metrics.json`` holds them: written and read here."""
 
 import math
 from collections.abc import Iterator, Mapping

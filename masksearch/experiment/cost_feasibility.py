@@ -1,4 +1,4 @@
-"""Checks of upper bounds of costs before any training: whether the smallest network of a space keeps within them."""
+"""Checks of upper bounds of costs before any training: whether the smallest masked network keeps within the bounds."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Groups of a sweep: a dense network, the cells that prune it, and the data and mask space that they share."""
+"""Groups of a sweep: a dense network, the runs (cells) that prune it, and the data and mask space that they share."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -158,7 +158,7 @@ def data_digest(part: Settings, data: Data) -> str:
 
 
 def space_key(part: Settings) -> tuple[object, ...]:
-    """Return a tuple of the settings that, with the data, decide the mask space."""
+    """Return a tuple of the settings that decide the mask space; equal tuples and equal data give equal spaces."""
     blockwise = part.schedules.reconstruct == "blockwise"
     return part.sweep.model, part.sweep.granularity, part.scoring.layers, blockwise
 

@@ -38,7 +38,7 @@ Message = list[Event] | Done | Failed | Died
 
 
 def end_of(runner: JobRunner, job: Job) -> Done | Failed:
-    """Run a job of a sweep in the present worker process; return the message that the job is done or has failed."""
+    """Run a job of a sweep in this process; return the message that the job is done, or the message that it failed."""
     try:
         runner.run(job)
     except Exception as error:

@@ -34,7 +34,7 @@ class JobQueue:
             self._cells[id(job)] = [Job(cells, cells) for cells in _chains(group.to_do)]
 
     def next(self) -> Job | None:
-        """Return the next job for a worker that has none; None if no job can start now."""
+        """Return the next job for a free worker; None if no job can start now."""
         if self._dense and len(self._ready) < self._workers:
             return self._dense.popleft()
         return self._ready.popleft() if self._ready else None

@@ -60,8 +60,9 @@ class ScheduleSettings:
     """For schedule = "early_bird": largest distance from the masks of the 4 epochs before at which a mask is taken.
     The distance is the share of units in which two masks differ. If not given, 0.1."""
     early_bird_relative: bool = False
-    """For schedule = "early_bird": divide the distance of masks by that of random masks of the same density.
-    Random masks of density d have an expected distance of 2 d (1 - d). Then early_bird_threshold is 0.2 by default."""
+    """For schedule = "early_bird": divide the distance of two masks by the distance of random masks.
+    Random masks of the same density d have the expected distance 2 d (1 - d). Then early_bird_threshold is 0.2 by
+    default."""
     update_every: int | None = None
     """Optimiser steps from one change of the mask to the next, for schedule = "gradual", "set" or "rigl".
     If not given, 100, or a fortieth of the training if that has fewer than 4,000 steps."""

@@ -143,7 +143,7 @@ class FolderCopy:
         self._save(remote, {name: stat for name, stat in record.stats.items() if name in remote.files} | fetched)
 
     def fetch_file(self, remote: Manifest, name: str) -> None:
-        """Download the file ``name`` if the list of files ``remote`` has it; all other local files stay as they are."""
+        """Download the file ``name``, if the manifest ``remote`` lists it; all other local files stay as they are."""
         if name in remote.files:
             self.storage.copy(f"{self.name}/{remote.objects()[name]}", self.path / name)
 

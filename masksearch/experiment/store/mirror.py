@@ -1,4 +1,4 @@
-"""The mirror of a run: cells work in a folder of this machine, whose files come from a URL and go there."""
+"""The mirror of a sweep: its runs work in local folders, whose files are downloaded from a URL and uploaded to it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ class Mirror:
 
     @contextmanager
     def work(self, folder: Path, *, shared: bool = False) -> Iterator[None]:
-        """Context manager that downloads a folder, uploads checkpoints during the work, and all files at the end.
+        """Context manager that first downloads a folder, then uploads checkpoints, and at the end all of its files.
 
         An exception of the work uploads nothing more.
 
