@@ -66,7 +66,7 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the only text in ``values``, those given for a command-line flag; None if the flag is not given.
+    """Return the value of a command-line flag from the texts given for the flag; None if no text is given.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def dense(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the content of a safetensors file, as zlib-compressed bytes, that has only the kept entries of tensors.
+    """Return the content of a safetensors file, as zlib-compressed bytes, with only the unpruned entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).

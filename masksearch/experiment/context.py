@@ -55,7 +55,7 @@ class CellContext:
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
 
     def teacher(self) -> nn.Module | None:
-        """Return the dense network of its best epoch, the teacher of distillation; None if there is no distillation."""
+        """Return the dense network at its best epoch, as the teacher of distillation; None without distillation."""
         if not self.cell.train.distill:
             return None
         teacher = self.build()

@@ -34,7 +34,7 @@ class SweepResult:
 
     @property
     def sweep(self) -> SweepSettings:
-        """Settings of what the sweep compares, such as data set and methods; of its first part if it has several."""
+        """What the sweep compares: settings such as data set and methods, from the sweep's first part."""
         return self.settings[0].sweep
 
 

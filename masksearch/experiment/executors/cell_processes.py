@@ -34,7 +34,7 @@ class ProcessCrew:
         return True
 
     def send(self, number: int, job: Job) -> None:
-        """Send a job to worker ``number``, which must have no other; :meth:`wait` reports it if the worker is dead."""
+        """Send a job to worker ``number``, which must have no job; if the worker is dead, :meth:`wait` reports this."""
         self._workers[number].send(job)
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:

@@ -22,7 +22,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """Message that an exception ended a worker's job, such as a failed training of the dense network or a full disk."""
+    """Message that an exception ended a worker's job, such as an error in training the dense network or a full disk."""
 
     error: Exception
 

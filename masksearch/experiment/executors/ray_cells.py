@@ -182,7 +182,7 @@ class _Actor:
         self._runner = JobRunner(plan, self._messages.put)
 
     def start(self) -> list[Message]:
-        """Return an empty list from this Ray actor, which shows that the worker has started."""
+        """Return an empty list; the answer of this Ray actor shows that the worker has started."""
         return []
 
     def messages(self) -> list[Message]:

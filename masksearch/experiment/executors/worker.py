@@ -70,7 +70,7 @@ class JobRunner:
         self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network of a job, or execute its runs; printed text goes to ``log.txt`` in their folders."""
+        """Train a job's dense network, or execute the job's runs; printed text goes to ``log.txt`` in their folders."""
         torch.set_num_threads(self._plan.threads)
         if not job.cells:
             with _logged(dense_folder(job.users[0])):

@@ -84,7 +84,7 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return an estimator of how much a mask changes the outputs of ``model``, after a repair by least squares."""
+    """Return an estimator of energy: how much a mask changes the outputs of ``model`` after least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 

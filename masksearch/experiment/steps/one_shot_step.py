@@ -44,7 +44,7 @@ def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tupl
 
 
 def with_channel_order(context: CellContext, moment: str) -> CellContext:
-    """Return the run's context with reordered channels of the dense network, for N:M masks; its outputs stay the same.
+    """Return the run's context with the dense network's channels reordered for N:M masks; the outputs stay the same.
 
     The weights of ``moment`` are reordered, and also replace the best ones by validation.
     """

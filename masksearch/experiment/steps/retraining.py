@@ -98,7 +98,7 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """Return the weights at which retraining starts: at which the mask was found, of another moment, or random ones.
+    """Return the weights that retraining starts from: those the mask was found with, those rewound to, or random ones.
 
     ``found_at`` are the weights where the mask was found. Earlier and random weights are equal for all methods of a
     seed.

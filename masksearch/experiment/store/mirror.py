@@ -38,7 +38,7 @@ class Mirror:
 
     @contextmanager
     def work(self, folder: Path, *, shared: bool = False) -> Iterator[None]:
-        """Context manager that first downloads a folder, then uploads checkpoints, and at the end all of its files.
+        """Context manager that downloads a folder, uploads checkpoints during work in it, and all files at the end.
 
         An exception of the work uploads nothing more.
 
