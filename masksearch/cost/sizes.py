@@ -117,7 +117,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return {parameter name: bool mask}: the given masks, checked; without them, True where a weight is not zero.
+    """Return {parameter name: bool mask of kept entries}: the given masks, or, without any, the entries that are not 0.
 
     The masks are on the CPU. Without masks, only parameters of two or more dimensions are in the result.
 
