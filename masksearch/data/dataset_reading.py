@@ -48,7 +48,7 @@ def streamed_split(
 
 
 def read_all(split: StreamedSplit) -> tuple[Any, Any]:
-    """Read all items of a split; return their inputs and targets.
+    """Read all examples of a streamed data split into memory; return their inputs and targets.
 
     Transforms may draw random numbers; the global random state is restored.
     """

@@ -233,7 +233,7 @@ class LoaderSplit:
 
 
 def check_shared_examples(one: DataLoader, other: DataLoader, what: str) -> None:
-    """Raise an :class:`InputError` if two DataLoaders read the same examples of one data set, as train and test."""
+    """Raise an :class:`InputError` if two DataLoaders, say for train and test, read the same items of a data set."""
     (first, first_items), (second, second_items) = (_items(loader.dataset) for loader in (one, other))
     if first is second and (shared := first_items & second_items):
         raise InputError(
