@@ -91,7 +91,7 @@ class CompressionMethod:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return the density that masks must have, from the one target given: sparsity, macs, params or latency.
+        """Return the density that masks must have, computed from the target: a sparsity, macs, params or latency.
 
         Also make the space of masks.
         """
