@@ -163,7 +163,7 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """Return the settings that decide this run's result, {group: {name: value}}; ``complete``: also defaults."""
+        """Return settings that decide this run's result, {group: {name: value}}; ``complete`` adds default values."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         settings = replace(self.settings, train=self.train) if complete else self.settings

@@ -79,7 +79,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """Mask taken from a search's Pareto front of score and cost: folder of the search, trial number, cost share."""
+    """Mask taken from a search's Pareto front of score and cost: folder of the search, trial, and the mask's cost."""
 
     folder: str
     trial: int
@@ -202,7 +202,7 @@ class CellResult:
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Names of criteria whose mask beat the search's best mask in a second scoring; at most one per round."""
+        """Names of criteria whose mask beat the search's best mask when scored again; at most one per pruning round."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property

@@ -41,7 +41,7 @@ class JobQueue:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is left, neither a ready one nor one that waits for its dense network."""
+        """Whether no job is left: neither a job that is ready nor a job that waits for its dense network."""
         return not (self._dense or self._ready or self._cells)
 
     def finished(self, job: Job) -> None:
@@ -49,7 +49,7 @@ class JobQueue:
         self._ready += self._cells.pop(id(job), [])
 
     def failed(self, job: Job) -> list[Cell]:
-        """Return the runs that can't start because ``job``, which trains their dense network, has failed."""
+        """Return the runs that can't start because ``job``, the training of their dense network, has failed."""
         return [cell for waiting in self._cells.pop(id(job), []) for cell in waiting.cells]
 
     def worker_died(self, job: Job) -> bool:

@@ -51,7 +51,8 @@ class ScheduleSettings:
     inputs that a layer is refitted on come from the dense network ("independent"), or from the layers that are already
     repaired ("sequential"). "blockwise" prunes weights block after block (ms.one_shot), at the densities of layers that
     the found mask has: SparseGPT chooses the weights and updates the kept ones; magnitude and wanda choose their own
-    weights and update none. find_at is then "end", and rewind_to "none", unless they are given."""
+    weights and update none. With "blockwise", find_at is "end" and rewind_to
+    "none" unless they are given."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain in addition to each masked network: shuffle, reinit or repair.
     "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes kept weights
@@ -65,12 +66,12 @@ class ScheduleSettings:
     default."""
     update_every: int | None = None
     """Optimiser steps from one change of the mask to the next, for schedule = "gradual", "set" or "rigl".
-    If not given, 100, or a fortieth of the training if that has fewer than 4,000 steps."""
+    If not given, 100, or a fortieth of the training if the training has fewer than 4,000 steps."""
     drop_share: float = 0.3
     """Share of a layer's kept weights that each change of the mask replaces, for schedule = "set" or "rigl".
     For "rigl" it is the share at the start of the training."""
     save_at: tuple[str, ...] = ()
-    """Moments, such as 3ep or 500it, at which every training saves its weights, in addition to its end."""
+    """Moments, such as 3ep or 500it, at which every training saves the weights, besides the end."""
 
     def __post_init__(self) -> None:
         check_fields(self, "schedule")

@@ -123,9 +123,9 @@ class SearchSettings:
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
-    NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep those after 2 epochs of gradual
-    pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities
-    use these criteria."""
+    NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep the weights after 2
+    epochs of gradual pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing
+    with densities use these criteria."""
     warm_start: str | None = None
     """Mask that searches start from: "none" (a random mask), a criterion's mask (its name), or "auto".
     "auto" is the mask of magnitude for weights and of fpgm for filters if masks are found on trained weights; otherwise
@@ -187,7 +187,7 @@ class SearchSettings:
 
     @property
     def rescores(self) -> bool:
-        """Whether some of a search's masks are scored a second time at its end."""
+        """Whether some of a search's masks are scored a second time at the end of the search."""
         return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property

@@ -90,7 +90,7 @@ class ObjectStorage:
         self._written(write)
 
     def create(self, name: str, content: bytes) -> None:
-        """Write an object unless one of the same name exists. Read it back: some storages replace it even then."""
+        """Write an object unless its name exists. Some storages overwrite nevertheless: read the object back."""
         path = self._path(name)
 
         def create() -> None:
