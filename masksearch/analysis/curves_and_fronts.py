@@ -30,7 +30,7 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
 
 
 def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
-    """Return the best score that a search had found up to each of some costs, such as after 10, 20 and 50 scorings.
+    """Return, for each cost in ``looks`` (say, 10 and 20 scorings), the best score that a search had found by then.
 
     Parameters
     ----------

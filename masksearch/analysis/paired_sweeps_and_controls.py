@@ -21,7 +21,7 @@ class ControlRow:
 
 
 def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
-    """Return, for each group of control networks whose masked networks are present, a comparison of both over seeds."""
+    """Return rows that compare control networks, as means over seeds, with the masked networks that they control."""
     groups = list(groups)
     tickets = {_ticket(c): c.trained.test_accuracy for group in groups for c in group.cells if c.control == "none"}
     rows = []
@@ -42,7 +42,7 @@ def _ticket(cell: CellResult) -> str:
 
 @dataclass(frozen=True)
 class CellKind:
-    """Method, sparsity, schedule and other properties (not the seed) by which results of several sweeps are matched."""
+    """Method, sparsity, schedule and other properties, all but the seed, by which results of sweeps are matched."""
 
     method: str
     sparsity: float
@@ -57,7 +57,7 @@ class CellKind:
 
     @classmethod
     def of(cls, cell: CellResult) -> "CellKind":
-        """Return the properties by which one run of a sweep (a cell) is compared with runs of other sweeps."""
+        """Return the method, sparsity and other properties by which a run's result is matched with other sweeps."""
         values = {item.name: getattr(cell, item.name) for item in fields(cls) if item.name != "label"}
         return cls(**values | {"find_at": moment_of(cell)})
 

@@ -64,7 +64,7 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
-    """Return indices of the results whose learning rate of retraining is the best of their method and sparsity.
+    """Return indices of the results with the learning rate of retraining that is best for their method and sparsity.
 
     Best is the best mean validation metric after the last epoch, over all cells of a method at a sparsity.
     A cell that ended without one has the worst value, in classification 0.
@@ -118,7 +118,7 @@ def _rule(cell: CellResult) -> str:
 
 
 def moment_of(cell: CellResult) -> str:
-    """Return the moment of dense training ("3ep", say) at which a mask was found; "early" for early-bird masks."""
+    """Return when in the dense training a result's mask was found, such as "3ep"; "early" for an early-bird mask."""
     return "early" if cell.early_bird else cell.find_at
 
 

@@ -39,10 +39,10 @@ class Estimate:
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
-        """Return the text ``mean ± half width``, or ``mean (± half difference)`` of two values; "–" without a mean.
+        """Return a mean over seeds as text, such as ``91.20 ± 0.15``, with half its 95 % interval; "–": no mean.
 
-        The interval of two values is 13 times as long as their difference, too long to be of use. The text of a single
-        value is the mean alone.
+        For two values it is ``mean (± half difference)``: their interval is 13 times as long as their difference, too
+        long to be of use. The text of a single value is the mean alone.
         """
         if math.isnan(self.mean):
             return "–"
@@ -53,14 +53,14 @@ class Estimate:
 
     @property
     def shown_half_width(self) -> float:
-        """Half width shown around a mean over seeds: of the 95 % interval, or half of the difference of two values.
+        """Number shown after ± for a mean over seeds: half the 95 % interval, or, for two seeds, half the difference.
 
         NaN for a single value.
         """
         return self.half_width if self.half_difference is None else self.half_difference
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """Return only the mean as text, times ``scale`` and formatted by ``form``; "–" if there is no mean."""
+        """Return a mean over seeds as text, without its interval, multiplied by ``scale``; "–" if there is no mean."""
         return "–" if math.isnan(self.mean) else number_text(scale * self.mean, form)
 
 
@@ -97,7 +97,7 @@ class Paired:
 
     @property
     def not_below(self) -> bool:
-        """Whether the 95 % interval of first minus second method's mean accuracy (a share) lies wholly above -0.001."""
+        """Whether the 95 % interval of the difference in accuracy, first method minus second, lies above -0.001."""
         return self.above(-MARGIN)
 
 

@@ -26,7 +26,7 @@ class Moment:
 
     @classmethod
     def of(cls, figures: Sequence[Accuracy]) -> "Moment":
-        """Return the mean test metric and the mean test loss over seeds."""
+        """Return test metric and test loss of masked networks with one method and sparsity, as means over seeds."""
         return cls(Estimate.of(one.test_accuracy for one in figures), Estimate.of(one.test_loss for one in figures))
 
 
@@ -42,7 +42,7 @@ class RoundRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Texts of a table's row on one pruning round: means without intervals; accuracies and densities in percent."""
+        """Texts of one row of the table of pruning rounds: means over seeds; accuracies and densities in percent."""
         moments = [self.moments[name] for name in MOMENTS]
         form, scale = f".{self.metric.digits}f", self.metric.scale
         figures = [text for m in moments for text in (m.accuracy.plain(form, scale), m.loss.plain(".3f"))]

@@ -34,7 +34,7 @@ def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
 
 
 def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, list[str]]:
-    """Parse those arguments of a command that a dataclass has fields for; return the dataclass and all other arguments.
+    """Parse the arguments of a command that belong to a dataclass's fields; return the dataclass and other arguments.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, 
 
 
 def takes(metavar: str, text: str | None = None) -> object:
-    """Return tyro's annotation for a flag with a value: the value's name in the help (as NAME), and the help text."""
+    """Return tyro's annotation of a flag that has a value: the word for the value in the help, and the help text."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
@@ -66,7 +66,7 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the value of a command-line flag that may be given once; None if it is not given.
+    """Return the value of a command-line flag from the texts given for the flag; None if no text is given.
 
     Raises
     ------

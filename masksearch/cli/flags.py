@@ -23,7 +23,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Parse the arguments of ``masksearch run``: return a list of settings (several for some recipes), or "list".
+    """Parse the arguments of ``masksearch run`` into Settings, one per part of a recipe; for --list, return "list".
 
     Raises
     ------

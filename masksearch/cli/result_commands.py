@@ -75,7 +75,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Analyse:
-    """Print properties of the masks of sweeps, and write them as Markdown and figures."""
+    """Print analyses of the masks of sweeps, such as similarity and layer densities; write Markdown and figures."""
 
     runs: Annotated[Texts, Positional, takes("RUN ...")] = ()
     """Folders of sweeps, or URLs such as s3://bucket/runs/sweep."""
@@ -121,7 +121,7 @@ def compare(args: Sequence[str], console: Console) -> None:
 
 
 def analyse(args: Sequence[str], console: Console) -> None:
-    """Print properties of the masks of sweeps, and write them as Markdown and figures."""
+    """Print analyses of the masks of sweeps, such as similarity and layer densities; write Markdown and figures."""
     given = read_arguments(Analyse, args, "masksearch analyse")
     load_plugins(given.plugin)
     if not given.runs:

@@ -53,7 +53,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run the sweeps that have the settings ``parts``, and print results; reports show the command line ``args``."""
+    """Run the sweeps with the given settings and print results; reports show ``args`` as the command line."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:

@@ -66,7 +66,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text to the stream, or drop it if the stream has failed; return the text's length in both cases."""
+        """Write text to the output stream, or drop the text if the stream has failed; return the length of the text."""
         if not self._broken:
             try:
                 self._stream.write(text)
@@ -75,12 +75,12 @@ class _Lasting:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write several texts to the output stream; do nothing if it has failed before."""
+        """Write several texts to the output stream; do nothing if the stream has failed before."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush the output stream; do nothing if it has failed before."""
+        """Flush the output stream; do nothing if the stream has failed before."""
         if not self._broken:
             try:
                 self._stream.flush()

@@ -67,7 +67,7 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return progress bars for worker process number ``worker``: the bar of the sweep, and a bar of its own."""
+        """Return progress bars for worker process number ``worker``: the sweep's bar, and a bar of this worker."""
         own = copy(self)
         own._worker = str(worker)
         return own
@@ -86,7 +86,7 @@ class ProgressBars(SweepCallback):
         self._show("training", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Show the name of the sweep's run (one method at one sparsity and seed) that now begins."""
+        """Show in the progress bars the name of the run that begins: a method at one sparsity and seed."""
         self._cell = cell.label
         self._show("", None)
 
@@ -100,7 +100,7 @@ class ProgressBars(SweepCallback):
         self._show("search", cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Advance the bar of a search by one scored mask."""
+        """Advance the progress bar of a search by one scored mask."""
         if trial.is_best:
             self._best = trial.score.value
         self._advance(f"{_shown(trial.score)}  best {number_text(self._best, '.4f')}")
@@ -110,7 +110,7 @@ class ProgressBars(SweepCallback):
         self._show("scoring again", masks)
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Advance the bar of the second scoring by one mask."""
+        """Advance the progress bar for the second scoring of a search's best masks by one mask."""
         self._advance(_shown(score))
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
@@ -118,7 +118,7 @@ class ProgressBars(SweepCallback):
         self._show("retraining", epochs)
 
     def epoch(self, row: EpochRow) -> None:
-        """Advance the bar of the current training by one epoch."""
+        """Advance the progress bar of the training that is running by one epoch."""
         metric = f"  val {number_text(row.val_metric, '.4f')}" if row.val_metric is not None else ""
         self._advance(f"loss {number_text(row.train_loss, '.4f')}{metric}")
 

@@ -93,7 +93,7 @@ class CompressionMethod:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return the density that masks must have, from the one target given: sparsity, macs, params or latency.
+        """Return the density that masks must have, computed from the target: a sparsity, macs, params or latency.
 
         Also make the space of masks.
         """
@@ -161,7 +161,7 @@ class CompressionMethod:
         return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
-        """Return the mask that a pruning criterion chooses; gradients, if needed, come from some training examples."""
+        """Return the mask that the criterion ``name`` chooses at the density ``amount``, from the network's weights."""
         return select(
             name,
             self.model,

@@ -66,7 +66,7 @@ class Macs(int):
 
 
 def macs(model: nn.Module, example_input: Nested) -> Macs:
-    """Return the number of multiply-adds (MACs) of a forward pass of one input in eval mode; 1 MAC = 2 FLOPs.
+    """Return the multiply-adds (MACs) of a network's forward pass of one input, in eval mode; 1 MAC = 2 FLOPs.
 
     1 MAC = 2 FLOPs. The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all
     matrix products and attention; additions of biases and elementwise operators do not count. Causal attention counts

@@ -13,7 +13,7 @@ from masksearch.utils.nested import Nested, tensors_of
 
 
 def peak_memory(model: nn.Module, example_input: Nested) -> int:
-    """Return the peak bytes of inputs and activations in a forward pass in eval mode without gradients.
+    """Return the peak bytes of inputs and activations in a network's forward pass, in eval mode without gradients.
 
     On CUDA the bytes come from the allocator (increase of
     ``max_memory_allocated``, plus the input), workspaces of kernels included. Elsewhere they are the sum of the live

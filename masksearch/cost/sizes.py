@@ -72,12 +72,12 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content (bytes) of an uncompressed safetensors file with all entries of the named tensors."""
+    """Return the content (bytes) of an uncompressed safetensors file with all entries of the given tensors."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the zlib-compressed content (bytes) of a safetensors file with only the kept entries of tensors.
+    """Return the content of a safetensors file, as zlib-compressed bytes, with only the unpruned entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).
@@ -117,7 +117,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return {parameter name: bool mask}: the given masks, checked; without them, True where a weight is not zero.
+    """Return {parameter name: bool mask of kept entries}: the given masks, or, without any, the entries that are not 0.
 
     The masks are on the CPU. Without masks, only parameters of two or more dimensions are in the result.
 

@@ -95,7 +95,7 @@ def time_runs(
     seconds: float = 1.0,
     most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Measure the times of several functions, which run by turns, so that changing load affects all of them alike.
+    """Measure the seconds that each of several functions takes, called in turns so that other load slows all alike.
 
     Parameters
     ----------

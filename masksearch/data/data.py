@@ -64,14 +64,14 @@ class Data:
 
     @property
     def search(self) -> AnySplit:
-        """Validation examples on which a search scores masks."""
+        """Validation examples on which a search scores masks; the other validation examples are in ``rest``."""
         if self.own_search is not None:
             return self.own_search
         return self.val[: self.search_examples]
 
     @property
     def rest(self) -> AnySplit:
-        """Validation examples that a search does not score masks on: those that are not in :attr:`search`."""
+        """Validation examples on which a search scores no masks: all that :attr:`search` does not have."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]

@@ -48,7 +48,7 @@ def streamed_split(
 
 
 def read_all(split: StreamedSplit) -> tuple[Any, Any]:
-    """Read all items of a split; return their inputs and targets.
+    """Read all examples of a streamed data split into memory; return their inputs and targets.
 
     Transforms may draw random numbers; the global random state is restored.
     """
@@ -67,7 +67,7 @@ def read_all(split: StreamedSplit) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Pass:
-    """Result of reading a data split once: class labels, and mean and variance of each uint8 image's pixels."""
+    """What one pass over a data split finds: class labels, and mean and variance of the pixels of each uint8 image."""
 
     targets: Tensor | None
     statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image

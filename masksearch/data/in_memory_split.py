@@ -33,9 +33,9 @@ class RawImages:
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return a random order of examples that mixes classes evenly: any first k examples have the same proportions.
+    """Return a random order of examples, as indices (n,), in which the classes are mixed evenly from start to end.
 
-    Proportions are those of all examples, as nearly as k allows.
+    The first k examples of the order have the proportions of all examples, as nearly as k allows.
 
     The images of a class, in random order, are spread evenly over [0, 1): one image at a random position in each of n
     equal intervals. So every prefix has at most one image of a class too many or too few, and splits, search examples
@@ -138,7 +138,7 @@ class Split:
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield batches (inputs, targets): examples in the order of the indices ``order``, in batches of ``sizes``.
+        """Yield batches (inputs, targets) of the lengths ``sizes``, in the order of the examples' indices ``order``.
 
         None: in the order of the examples.
         """

@@ -69,7 +69,7 @@ def own_tokens(inputs: Any) -> Any:
 
 
 def check_classes(splits: Mapping[str, Tensor], classes: int | None) -> int:
-    """Check the class labels (n,) of all splits, and return the number of classes.
+    """Return the number of classes in the labels (n,) of all splits; raise an InputError for unsuitable labels.
 
     A class with one training example gives a warning: no split can hold it beside the training set.
 

@@ -143,11 +143,11 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def digest(self) -> str:
-        """Return a digest (16 hex digits) of the split's length, its first examples, and the name given by the user."""
+        """Return a digest (16 hex digits) of the split: length, first examples, and the user's name for the data."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield batches (inputs, targets): examples in the order of the indices ``order``, in batches of ``sizes``.
+        """Yield batches (inputs, targets) of the lengths ``sizes``, in the order of the examples' indices ``order``.
 
         None: in the order of the examples.
         """
@@ -219,7 +219,7 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def digest(self) -> str:
-        """Return a digest (16 hex digits) of the split's length, its first examples, and the name given by the user."""
+        """Return a digest (16 hex digits) of the split: length, first examples, and the user's name for the data."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
@@ -233,7 +233,7 @@ class LoaderSplit:
 
 
 def check_shared_examples(one: DataLoader, other: DataLoader, what: str) -> None:
-    """Raise an :class:`InputError` if two loaders read the same items of one data set, as far as this can be known."""
+    """Raise an :class:`InputError` if two DataLoaders, say for train and test, read the same items of a data set."""
     (first, first_items), (second, second_items) = (_items(loader.dataset) for loader in (one, other))
     if first is second and (shared := first_items & second_items):
         raise InputError(

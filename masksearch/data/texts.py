@@ -35,7 +35,7 @@ class RawTexts:
 
 
 def text_folder(folder: Path, length: int | None = None, tokenizer: str | None = None) -> RawTexts:
-    """Read all files of a folder and its subfolders, except hidden ones, as text; cut it into windows of equal length.
+    """Read all files of a folder and its subfolders, except hidden ones, and cut the text into windows of equal length.
 
     With a subfolder ``train``, the subfolders ``train``, ``test`` and, if it is there, ``val`` are the splits. Without
     it, a hash of a file's path decides: 5 % of the files are for testing, 5 % for validation. Windows are in random
@@ -61,7 +61,7 @@ def text_folder(folder: Path, length: int | None = None, tokenizer: str | None =
 
 
 def standard_library(folder: Path, length: int | None = None, tokenizer: str | None = None) -> RawTexts:
-    """Read the source files of Python's standard library, without its tests, and cut them into windows of equal length.
+    """Read the source files of Python's standard library, except tests, and cut the texts into windows of equal length.
 
     ``folder`` is not used; the other parameters are those of :func:`text_folder`.
     """

@@ -82,7 +82,7 @@ def divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Ta
 
 
 def n_classes(targets: Mapping[str, Any], task: Task, classes: int | None) -> int | None:
-    """Return the number of classes in a classification task's targets; for other tasks, ``classes`` unchanged."""
+    """Return the number of classes of a classification task; for other tasks, return the argument ``classes``."""
     if task.classifies:
         return preparation.check_classes(targets, classes)
     return classes

@@ -1,4 +1,4 @@
-"""Experiments: settings, cells, sweeps, and what they leave on disk."""
+"""Experiments: settings, sweeps, their runs (one method, sparsity and seed each), and results on disk."""
 
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.executors import EXECUTORS

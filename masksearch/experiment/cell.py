@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def train(self) -> TrainSettings:
-        """Training settings of this run of the sweep, with its own weight and temperature of distillation."""
+        """Training settings of this run of the sweep, with the run's weight and temperature of distillation."""
         train = self.settings.train
         if self.distill is None and not self.distill_temperature:
             return train
@@ -80,7 +80,7 @@ class Cell:
         )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
-        """Return, for each pruning round, the Amount that its mask keeps: the density, and how layers share it."""
+        """Return, per pruning round, how much of the network the round's mask keeps: density and its split by layer."""
         final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
         if own:
@@ -118,12 +118,12 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of training after the last pruning round; None: those of dense training that follow ``rewind_to``."""
+        """Training epochs after the last pruning round; None: as many as the dense training has after ``rewind_to``."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return the epochs of training after round ``number``; None: those of dense training after ``rewind_to``."""
+        """Return epochs of training after round ``number``; None: as many as dense training has after ``rewind_to``."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs
@@ -163,7 +163,7 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """Return settings that decide this run's result, {group: {name: value}}; with defaults only if ``complete``."""
+        """Return settings that decide this run's result, {group: {name: value}}; ``complete`` adds default values."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         settings = replace(self.settings, train=self.train) if complete else self.settings
@@ -241,7 +241,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep.
+        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; no other run of the sweep has it.
 
         Runs of the same name in a sweep of several parts have the settings that differ, as ``... (scope layerwise)``.
         """
@@ -249,7 +249,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Short name of this run of a sweep, as in its folder's name; parts of a sweep may have runs of one name."""
+        """Short name of this run, such as ``magnitude_s0.9_kend_seed0``; runs of other recipe parts may share it."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -274,7 +274,7 @@ class Cell:
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return the dense network's training settings: no distillation; L1 on BatchNorm scales as ``schedule`` says."""
+    """Return settings to train a dense network: no distillation; L1 on BatchNorm scales if the schedule needs it."""
     usual, needed = _USUAL, SCHEDULES[schedule].bn_l1
     train = settings.train
     if (train.distill, train.distill_temperature) != (usual.distill, usual.distill_temperature):

@@ -1,4 +1,4 @@
-"""Results of cells and dense networks, as ``metrics.json`` holds them: typed, written and read in one place."""
+"""Results of a sweep's runs (cells) and dense networks, as ``metrics.json`` holds them: written and read here."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -79,7 +79,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """Mask chosen from a search's Pareto front of score and cost: folder of the search, trial and cost of the mask."""
+    """Mask taken from a search's Pareto front of score and cost: folder of the search, trial, and the mask's cost."""
 
     folder: str
     trial: int
@@ -202,7 +202,7 @@ class CellResult:
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Criteria that made masks of this search, which found no better ones; at most one per pruning round."""
+        """Names of criteria that made this run's mask, because its search found no better one; at most one per round."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property

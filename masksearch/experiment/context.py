@@ -31,7 +31,7 @@ class DenseNetwork:
 
 @dataclass(frozen=True)
 class CellContext:
-    """What the steps of one run of a sweep share: settings (the cell), data, mask space, dense network and device."""
+    """What the steps of one run of a sweep share: the run's settings, data, mask space, dense network and device."""
 
     cell: Cell
     space: NetworkSpace
@@ -55,7 +55,7 @@ class CellContext:
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
 
     def teacher(self) -> nn.Module | None:
-        """Return the dense network with its best weights, as the teacher of distillation; None without distillation."""
+        """Return the dense network at its best epoch, as the teacher of distillation; None without distillation."""
         if not self.cell.train.distill:
             return None
         teacher = self.build()

@@ -1,4 +1,4 @@
-"""Checks of upper bounds of costs before any training: whether the smallest network of a space keeps within them."""
+"""Checks of upper bounds of costs before any training: whether the smallest masked network keeps within the bounds."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _TOLERANCE = 1.25  # of measured latencies, which differ from run to run
 
 
 def check_cost_bound(cell: Cell, space: NetworkSpace) -> None:
-    """Raise an InputError if even the smallest network that masks allow has more MACs or parameters than a run may.
+    """Raise an InputError if even the smallest masked network has more MACs or parameters than the run's upper bound.
 
     Masks that may empty layers (``on_empty`` = ``allow``) and bounds of latencies are not checked.
     """
@@ -45,7 +45,7 @@ def check_cost_bound(cell: Cell, space: NetworkSpace) -> None:
 
 
 def check_latency_bounds(cells: Sequence[Cell], space: NetworkSpace, data: Data, device: torch.device) -> None:
-    """Raise an InputError if even the smallest network that masks allow is much slower than a run's latency bound.
+    """Raise an InputError if even the smallest masked network is much slower than the runs' upper bound of latency.
 
     Its latency is measured on ``device`` if there is such a bound.
     """

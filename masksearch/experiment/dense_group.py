@@ -1,4 +1,4 @@
-"""Groups of a sweep: a dense network, the cells that prune it, and the data and mask space that they share."""
+"""Groups of a sweep: a dense network, the runs (cells) that prune it, and the data and mask space that they share."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -119,7 +119,7 @@ class _OwnErrors:
 
 
 def data_key(part: Settings) -> tuple[object, ...]:
-    """Return a tuple of the settings that decide the data; settings with equal tuples share the loaded data."""
+    """Return a tuple of the settings that decide the data; equal tuples mean the same data, loaded once."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
     forms = part.sweep.image_size, part.sweep.text_length, part.sweep.tokenizer
@@ -127,7 +127,7 @@ def data_key(part: Settings) -> tuple[object, ...]:
 
 
 def load_part(part: Settings) -> Data:
-    """Load the data that the settings name; raise an InputError if the setting ``sweep.task`` names another task."""
+    """Load the data that the settings name; raise an InputError if ``sweep.task`` is not the task of the data."""
     data = load_data(
         part.sweep.dataset,
         part.run.data_root,
@@ -158,7 +158,7 @@ def data_digest(part: Settings, data: Data) -> str:
 
 
 def space_key(part: Settings) -> tuple[object, ...]:
-    """Return a tuple of the settings that, with the data, decide the mask space."""
+    """Return a tuple of the settings that decide the mask space; equal tuples and equal data give equal spaces."""
     blockwise = part.schedules.reconstruct == "blockwise"
     return part.sweep.model, part.sweep.granularity, part.scoring.layers, blockwise
 

@@ -180,7 +180,7 @@ def changed_fields(values: Any) -> dict[str, object]:
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
-    """Return a copy of ``identity`` (what decides a run's result) without the entries and settings in ``names``."""
+    """Return a copy of a run's identity (what decides its result) without the entries and settings in ``names``."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}

@@ -21,7 +21,7 @@ _NOT_COPIED = ("events.out.tfevents*", "report*", "*.lock", ".lock", "*.part")
 
 @contextmanager
 def on_all_ranks(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
-    """Context manager that connects the processes of torchrun; it yields the settings with this process's device.
+    """Context manager that connects torchrun's processes; yields the sweep's settings with the device of this process.
 
     Without torchrun, the settings stay as they are.
 

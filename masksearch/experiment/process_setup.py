@@ -62,6 +62,6 @@ def uses_one_thread(part: Settings, data: Data) -> bool:
 
 
 def must_be_alone(part: Settings) -> bool:
-    """Return whether a sweep's runs must go one by one: they measure times, share a study, or use several scorers."""
+    """Return whether a sweep's runs can't go in parallel: they measure times, share a study or use several scorers."""
     timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
     return timed or part.optuna.study is not None or part.search.scorers > 1

@@ -63,7 +63,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Test metric and loss of a masked network after retraining or, if it is not retrained, as it is."""
+    """Test metric and loss of a masked network after retraining, or, without retraining, with its present weights."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -74,7 +74,7 @@ class TrainedAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Scores of a mask, by the search's objective and the task's metric, and the number of masks that were scored."""
+    """Scores of a mask, by the objective of its search and by the task's metric, and how many masks were scored."""
 
     objective: str
     scorings: int  # by a search; 0 otherwise
@@ -112,7 +112,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of one pruning round: mask, scores, and test results with weights of four moments, as after training."""
+    """Result of a pruning round: mask, scores, and test results in four states of the weights, as after training."""
 
     number: int  # from 1
     score: ScoreSummary

@@ -33,7 +33,7 @@ from masksearch.utils.files import remove_litter
 def run_sweep(
     settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()
 ) -> SweepResult:
-    """Execute all runs of a sweep that are not finished yet; return the results of all.
+    """Execute all runs of a sweep that are not finished yet; return the results of all runs.
 
     Parameters
     ----------

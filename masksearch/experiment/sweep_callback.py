@@ -51,7 +51,7 @@ class SweepCallback:
         """Called when an error ends a run of the sweep, with a sentence about the error; other runs continue."""
 
     def beside(self, worker: int) -> "SweepCallback":
-        """Return the callback for the runs that worker process number ``worker`` executes; by default, this callback.
+        """Return the callback for the runs of worker process number ``worker``; by default, this callback.
 
         Its hooks are called in the main process, for trials and epochs up to 0.1 seconds late, without trials' masks.
         """

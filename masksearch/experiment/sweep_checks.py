@@ -35,7 +35,7 @@ from masksearch.utils.seeds import torch_generator
 
 
 def check_parts(parts: Sequence[Settings]) -> None:
-    """Raise an InputError if a sweep's settings differ in name, data or network, or have a wrong number of devices."""
+    """Raise an InputError if a sweep's parts differ in name, data or network, or have a wrong number of devices."""
     first = parts[0]
     for part in parts:
         if part.sweep.devices != ranks().size:

@@ -46,7 +46,7 @@ def grid(settings: Settings) -> list[Cell]:
 
 
 def with_distinct_labels(cells: Iterable[Cell]) -> list[Cell]:
-    """Return the runs of a sweep; the label of runs with equal names lists the settings in which they differ."""
+    """Return the runs of a sweep; runs of equal names get labels that list the settings in which they differ."""
     cells = list(cells)
     count = Counter(cell.name for cell in cells)
     facts = [_facts(cell) if count[cell.name] > 1 else {} for cell in cells]

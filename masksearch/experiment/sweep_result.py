@@ -29,12 +29,12 @@ class SweepResult:
 
     @property
     def metric(self) -> Metric:
-        """Main metric of the sweep's task; the accuracy as long as no run is finished."""
+        """Main metric of the sweep's task, such as accuracy; as long as no run is finished, it is the accuracy."""
         return next((network.metric for network in (*(cell.dense for cell in self.cells), *self.dense)), Metric())
 
     @property
     def sweep(self) -> SweepSettings:
-        """Settings of what the sweep compares, from its first Settings; data and network are the same in all."""
+        """What the sweep compares: settings such as data set and methods, from the sweep's first part."""
         return self.settings[0].sweep
 
 

@@ -156,7 +156,7 @@ class Tracker:
             self._pictures(space.lifted(mask) if isinstance(space, Subspace) else mask, number)
 
     def result(self, result: CellResult, lr: float) -> None:
-        """Add a run's settings and results to TensorBoard's hparams tab; ``lr`` is its learning rate of retraining."""
+        """Add a run's settings and results to TensorBoard's hparams tab; ``lr`` is the learning rate of retraining."""
         names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control", "distill")
         final = {
             f"final/untrained_test_{self._metric}": result.untrained.test_accuracy,

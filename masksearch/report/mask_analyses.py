@@ -81,7 +81,7 @@ def _space(masks: Mapping[int, Mask]) -> Layout:
 
 
 def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
-    """Return a table of how far masked initial weights are from orthogonal, next to those of the dense network.
+    """Return a table of how far initial weights are from orthogonal, masked by each method and without a mask.
 
     The dense network's score is over the layers of the first mask.
     """

@@ -14,12 +14,12 @@ from masksearch.experiment.settings.text_values import value_text
 
 
 def sweep_command(result: SweepResult) -> list[str]:
-    """Return the words of a command that runs a whole sweep again; an empty list if the sweep has several Settings."""
+    """Return the words of the command line that runs a sweep again; empty list for a sweep of several recipe parts."""
     return ["masksearch", "run", *flags_of(result.settings[0])] if len(result.settings) == 1 else []
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
-    """Return, for each row of a sweep's results table, the command line that computes it again; "" if there is none.
+    """Return, for each row of a sweep's results table, the command line that repeats its run; "" if there is none.
 
     The commands name other runs, so that the folder of the sweep does not change. Dense networks are found again.
     """

@@ -120,7 +120,7 @@ def best_methods(rows: Sequence[SummaryRow]) -> str:
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return sentences on how repair, search and retraining changed the metric; an empty list if nothing was repaired.
+    """Return sentences on how repair, search and retraining changed the metric; [] if no network was repaired.
 
     The best search and the best criterion by validation are compared at each sparsity, in pairs by seed.
     """
@@ -169,7 +169,10 @@ def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
-    """Return a sentence on why a criterion beats all searches, at the highest sparsity with a known reason, or ""."""
+    """Return a sentence that explains why a criterion beats all searches; "" if none does, or no reason is known.
+
+    The sentence is about the highest sparsity with a known reason.
+    """
     for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
         here = [row for row in _methods(rows, sparsity) if not row.learned]
         searches = [row for row in here if row.method in SEARCHERS]

@@ -12,7 +12,7 @@ _MAX_SELECTED = 40  # TensorBoard selects all runs that match its regular expres
 
 
 def board_link(groups: Sequence[Group]) -> tuple[str, str] | None:
-    """Return (address, text) of a link to TensorBoard with all methods at one sparsity selected; None without runs.
+    """Return (address, text) of a link to TensorBoard that selects all methods at one sparsity; None without results.
 
     The address has a regular expression for the names of runs, which are folders of cells. With more than 40 cells at
     the sparsity, it selects those of the first method.

@@ -56,7 +56,7 @@ def test_at_150_characters_all_that_matters_is_there(rounds):
 
 
 def test_rounds_stand_in_the_terminal_only_if_there_are_several(finished, rounds):
-    assert "as found" not in printed(terminal_table(summarise(finished[0].cells), 150), 150)
+    assert "as found %" not in printed(terminal_table(summarise(finished[0].cells), 150), 150)
     shown = printed(terminal_table(summarise(rounds.cells), 150), 150)
     several = [row for row in summarise(rounds.cells) if len(row.rounds) > 1]
     assert several

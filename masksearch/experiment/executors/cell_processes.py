@@ -30,15 +30,15 @@ class ProcessCrew:
         return ChildProcess(_work, [replace(self._plan, run=run)], preloaded=_PRELOADED, name=f"process{number}")
 
     def is_ready(self, number: int) -> bool:
-        """Return True for every worker: jobs sent to a process that is still starting wait in its pipe."""
+        """Return True, for every worker: a job may be sent to a worker process that is still starting."""
         return True
 
     def send(self, number: int, job: Job) -> None:
-        """Send a job to worker ``number``, which has no other job. If it is dead, :meth:`wait` reports that."""
+        """Send a job to worker ``number``, which must have no job; if the worker is dead, :meth:`wait` reports this."""
         self._workers[number].send(job)
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait until a worker with a job sends a message; return (worker number, message) pairs, at least one."""
+        """Wait until a worker with a job sends a message; yield (worker number, message) pairs, at least one."""
         pipes = {self._workers[number].pipe: number for number in busy}
         for pipe in connection.wait(list(pipes)):
             number = pipes[pipe]  # type: ignore[index]

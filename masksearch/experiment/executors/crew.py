@@ -22,7 +22,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """Message that an exception ended a worker's job, such as a failed training of the dense network or a full disk."""
+    """Message that an exception ended a worker's job, such as an error in training the dense network or a full disk."""
 
     error: Exception
 
@@ -38,7 +38,7 @@ Message = list[Event] | Done | Failed | Died
 
 
 def end_of(runner: JobRunner, job: Job) -> Done | Failed:
-    """Run a job of a sweep in the present worker process; return the message that the job is done or has failed."""
+    """Run a job of a sweep in this process; return the message that the job is done, or the message that it failed."""
     try:
         runner.run(job)
     except Exception as error:
@@ -49,7 +49,7 @@ def end_of(runner: JobRunner, job: Job) -> Done | Failed:
 
 
 class Crew(Protocol):
-    """Protocol of a crew: the workers that run the jobs of a sweep, numbered from 0."""
+    """Protocol of an executor's workers, numbered from 0, which run the jobs of a sweep."""
 
     size: int
 
@@ -60,7 +60,7 @@ class Crew(Protocol):
         """Send a job (some runs of a sweep) to worker ``number``. The worker must have no other job at that time."""
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs."""
+        """Wait until a busy worker sends a message or a new worker starts; return (worker number, message) pairs."""
 
     def replace(self, number: int) -> None:
         """Start a new worker that takes the place of worker ``number``, which has died."""

@@ -117,7 +117,7 @@ def plan_of(
 
 
 def check_executor(executor: str) -> None:
-    """Raise an InputError unless ``executor`` names an executor, as ``auto``, ``ray`` or ``processes:4`` do."""
+    """Raise an InputError unless ``executor`` names an executor, such as ``auto``, ``ray`` or ``processes:4``."""
     name, _, argument = executor.partition(":")
     if executor != "auto":
         EXECUTORS.check(name)

@@ -13,7 +13,7 @@ _ATTEMPTS = 3  # of a job whose worker dies
 
 @dataclass(frozen=True)
 class Job:
-    """Runs of a sweep that one worker executes in order; if ``cells`` is empty, it only trains their dense network."""
+    """Runs of a sweep that one worker executes in order; with no runs, the job only trains their dense network."""
 
     users: list[Cell]  # cells whose moments of the dense training are needed
     cells: list[Cell]
@@ -34,14 +34,14 @@ class JobQueue:
             self._cells[id(job)] = [Job(cells, cells) for cells in _chains(group.to_do)]
 
     def next(self) -> Job | None:
-        """Return the next job for a worker that has none; None if no job can start now."""
+        """Return the next job for a free worker; None if no job can start now."""
         if self._dense and len(self._ready) < self._workers:
             return self._dense.popleft()
         return self._ready.popleft() if self._ready else None
 
     @property
     def is_empty(self) -> bool:
-        """Whether no job is left, neither a ready one nor one that waits for its dense network."""
+        """Whether no job is left: neither a job that is ready nor a job that waits for its dense network."""
         return not (self._dense or self._ready or self._cells)
 
     def finished(self, job: Job) -> None:
@@ -49,7 +49,7 @@ class JobQueue:
         self._ready += self._cells.pop(id(job), [])
 
     def failed(self, job: Job) -> list[Cell]:
-        """Return the runs that can't start because ``job``, which trains their dense network, has failed."""
+        """Return the runs that can't start because ``job``, the training of their dense network, has failed."""
         return [cell for waiting in self._cells.pop(id(job), []) for cell in waiting.cells]
 
     def worker_died(self, job: Job) -> bool:

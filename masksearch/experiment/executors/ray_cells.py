@@ -106,7 +106,7 @@ class RayCrew:
         self._jobs[self._workers[number].run.options(name=_name(job)).remote(job)] = number
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs.
+        """Wait until a busy worker sends a message or a new worker starts; yield (worker number, message) pairs.
 
         Raises
         ------
@@ -182,11 +182,11 @@ class _Actor:
         self._runner = JobRunner(plan, self._messages.put)
 
     def start(self) -> list[Message]:
-        """Return an empty list of messages, which shows that the worker has started."""
+        """Return an empty list; the answer of this Ray actor shows that the worker has started."""
         return []
 
     def messages(self) -> list[Message]:
-        """Wait for messages of the running job, and return all that there are, at least one."""
+        """Wait for messages of this worker's running job; return all messages that are there, at least one."""
         messages = [self._messages.get()]
         with suppress(Empty):
             while True:
@@ -194,5 +194,5 @@ class _Actor:
         return messages
 
     def run(self, job: Job) -> None:
-        """Run a job, and put its messages into a queue. The last message says whether the job has failed."""
+        """Run a job of a sweep in this Ray actor, and queue its messages; the last one says whether the job failed."""
         self._messages.put(end_of(self._runner, job))

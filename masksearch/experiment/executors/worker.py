@@ -45,7 +45,7 @@ _LOG = "log.txt"  # everything that a worker printed while it ran a cell or trai
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker process of a sweep needs to start: device, plugins (RunSettings), CPU threads, sweep's folder."""
+    """What a worker process of a sweep needs to start: device, plugins, number of CPU threads, the sweep's folder."""
 
     run: RunSettings
     threads: int
@@ -70,7 +70,7 @@ class JobRunner:
         self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network of a job, or execute its runs; printed text goes to ``log.txt`` in their folders."""
+        """Train a job's dense network, or execute the job's runs; printed text goes to ``log.txt`` in their folders."""
         torch.set_num_threads(self._plan.threads)
         if not job.cells:
             with _logged(dense_folder(job.users[0])):

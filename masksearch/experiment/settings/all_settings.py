@@ -82,8 +82,8 @@ class RunSettings:
     threads: int | None = None
     """Number of CPU threads that compute for one method, sparsity and seed.
     Another number may change the last bits of results. If not given: 1 with several processes, with Ray, and for
-    networks without convolutions and below 1,000,000 parameters; otherwise PyTorch's number. Give it where a sweep
-    continues on another machine."""
+    networks without convolutions and below 1,000,000 parameters; otherwise PyTorch's number. Give a number
+    where a sweep continues on another machine."""
     executor: str = "auto"
     """Where a sweep is executed: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
     With "processes" and "ray", several methods, sparsities and seeds run at the same time. "auto" is "inline", or, for
@@ -125,7 +125,7 @@ class RunSettings:
 
     @property
     def folder(self) -> Path:
-        """Folder on this machine that has a folder for every sweep: ``runs``, or the local copy if that is a URL."""
+        """Folder on this machine in which every sweep has a folder: ``runs``, or a local copy if ``runs`` is a URL."""
         if not self.is_remote:
             return Path(self.runs)
         url = self.runs.rstrip("/")
@@ -164,7 +164,7 @@ class Settings:
 
     @property
     def hold(self) -> Hold:
-        """Quantity that densities are shares of: the one with an upper bound, as MACs, else the setting ``hold``."""
+        """Quantity that densities are shares of: the cost with upper bounds (say, MACs), else the setting ``hold``."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold

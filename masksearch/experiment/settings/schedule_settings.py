@@ -51,25 +51,27 @@ class ScheduleSettings:
     inputs that a layer is refitted on come from the dense network ("independent"), or from the layers that are already
     repaired ("sequential"). "blockwise" prunes weights block after block (ms.one_shot), at the densities of layers that
     the found mask has: SparseGPT chooses the weights and updates the kept ones; magnitude and wanda choose their own
-    weights and update none. find_at is then "end", and rewind_to "none", unless they are given."""
+    weights and update none. With "blockwise", find_at is "end" and rewind_to
+    "none" unless they are given."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain in addition to each masked network: shuffle, reinit or repair.
     "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes kept weights
     as orthonormal as the mask allows."""
     early_bird_threshold: float | None = None
-    """For schedule = "early_bird": a mask is taken once it differs from those of the 4 epochs before by at most this.
-    The difference is a share of the units. If not given, 0.1."""
+    """For schedule = "early_bird": largest distance from the masks of the 4 epochs before at which a mask is taken.
+    The distance is the share of units in which two masks differ. If not given, 0.1."""
     early_bird_relative: bool = False
-    """For schedule = "early_bird": divide the distance of masks by that of random masks of the same density.
-    Random masks of density d have an expected distance of 2 d (1 - d). Then early_bird_threshold is 0.2 by default."""
+    """For schedule = "early_bird": divide the distance of two masks by the distance of random masks.
+    Random masks of the same density d have the expected distance 2 d (1 - d). Then early_bird_threshold is 0.2 by
+    default."""
     update_every: int | None = None
     """Optimiser steps from one change of the mask to the next, for schedule = "gradual", "set" or "rigl".
-    If not given, 100, or a fortieth of the training if that has fewer than 4,000 steps."""
+    If not given, 100, or a fortieth of the training if the training has fewer than 4,000 steps."""
     drop_share: float = 0.3
     """Share of a layer's kept weights that each change of the mask replaces, for schedule = "set" or "rigl".
     For "rigl" it is the share at the start of the training."""
     save_at: tuple[str, ...] = ()
-    """Moments, such as 3ep or 500it, at which every training saves its weights, in addition to its end."""
+    """Moments, such as 3ep or 500it, at which every training saves the weights, besides the end."""
 
     def __post_init__(self) -> None:
         check_fields(self, "schedule")

@@ -82,7 +82,8 @@ class ScoringSettings:
     """Number of validation examples to use, including those on which searches score masks; if not given, all."""
     weights: ScoredWeights = "own"
     """Weights of the network in which masks are scored: own or signed_constant.
-    "own" uses the network's weights, "signed_constant" the sign of each times its layer's standard deviation."""
+    "own" uses the network's weights; "signed_constant" replaces each weight by its sign times its layer's standard
+    deviation."""
     scope: Scope | None = None
     """How a criterion compares units of different layers: global, layerwise, erk, isomorphic or knapsack.
     "global" compares all units together. "layerwise" keeps the same density in each layer, "erk" the density of an
@@ -122,9 +123,9 @@ class SearchSettings:
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
-    NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep those after 2 epochs of gradual
-    pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities
-    use these criteria."""
+    NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep the weights after 2
+    epochs of gradual pruning. The methods optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing
+    with densities use these criteria."""
     warm_start: str | None = None
     """Mask that searches start from: "none" (a random mask), a criterion's mask (its name), or "auto".
     "auto" is the mask of magnitude for weights and of fpgm for filters if masks are found on trained weights; otherwise
@@ -186,7 +187,7 @@ class SearchSettings:
 
     @property
     def rescores(self) -> bool:
-        """Whether some of a search's masks are scored a second time at its end."""
+        """Whether some of a search's masks are scored a second time at the end of the search."""
         return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
@@ -212,14 +213,15 @@ class OptunaSettings:
     densities: bool = False
     """For parametrisation = "mixture", also search the densities of layers, not only the weights of the saliencies."""
     spread: float = 3.0
-    """Largest difference between a layer's density and the mean density that Optuna's samplers try, in log-odds."""
+    """How far Optuna's samplers may move layers' densities apart: log-odds of two layers differ by at most twice this.
+    The log-odds of a density d are log(d / (1 - d)). For parametrisation = "layers", and "mixture" with densities."""
     blocks: int = 32
     """For parametrisation = "blocks": approximate number of blocks that the units of all layers are divided into."""
     storage: str | None = None
     """URL of the database in which Optuna stores its studies; if not given, a SQLite file in the folder of each search.
     A study is written to the storage after its search."""
     study: str | None = None
-    """Name of an Optuna study that several sweeps share through the storage, to learn from each other's trials.
+    """Name of an Optuna study that several sweeps share through the storage; a search learns from all their trials.
     There is one study per method, sparsity and seed."""
 
     def __post_init__(self) -> None:

@@ -73,7 +73,7 @@ class SweepSettings:
     granularity."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Shares of the weights, filters or blocks to prune.
-    Each share is above 0 and below 1. With granularity = "nm" it is 0.5."""
+    Each share is above 0 and below 1. With granularity = "nm" the share is 0.5."""
     max_macs: tuple[float, ...] = ()
     """Instead of sparsity: upper bounds of the MACs of masked networks, as shares of the dense network's MACs.
     Filters and blocks only. Each optuna_* sampler searches one Pareto front of score and cost for all bounds."""
@@ -193,7 +193,7 @@ class SweepSettings:
 
     @property
     def tokenizer(self) -> str | None:
-        """Folder of the Hugging Face tokenizer that reads text: that of ``model`` = ``transformers:FOLDER``."""
+        """Folder of the Hugging Face tokenizer if ``model`` is ``transformers:FOLDER``: FOLDER; otherwise None."""
         base, _, folder = self.model.partition(":")
         return folder if base == "transformers" else None
 

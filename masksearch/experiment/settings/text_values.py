@@ -97,7 +97,7 @@ def fitted(value: Any, of: ValueType, name: str) -> Any:
 
 
 def check_fields(settings: object, *needed: str) -> None:
-    """Raise an InputError for a settings field with a wrong word or a repeated value, or if a needed field is empty."""
+    """Raise an InputError if a settings field has a word that is not allowed, a repeated value, or no needed value."""
     for name, of in value_types(type(settings)).items():
         value = getattr(settings, name)
         if of.several and (value or name in needed):

@@ -24,7 +24,7 @@ def cell_scorer(
     steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
-    """Return the scorer of masks for one run of a sweep, by the objective of its search or by another objective.
+    """Return the scorer of masks for one run of a sweep, by the objective of its searches or by the given objective.
 
     Parameters
     ----------

@@ -84,12 +84,12 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return an estimator of energy: the output error of ``model`` under a mask, after least-squares repair."""
+    """Return an estimator of energy: how much a mask changes the outputs of ``model`` after least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
-    """Return the mask of this run's criterion; None if all units within each layer have the same saliency.
+    """Return the mask that this run's criterion chooses; None if all units of each layer have equal saliency.
 
     BatchNorm scales are equal before the first step, for example; then ties alone would decide the mask.
     """

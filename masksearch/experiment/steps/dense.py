@@ -182,7 +182,7 @@ class _DenseTask:
         remove_checkpoint(checkpoint)
 
     def take_from_file(self) -> None:
-        """Read the dense network's weights from the user's file, and store them as those at the end of training."""
+        """Read the dense network's weights from a file of the user, and store them as the weights after training."""
         model = self._initial_network()
         model.load_state_dict(read_weights_file(self.cell.settings.sweep.dense_file(self.cell.seed), model))
         self._finish_at_end(model, None)

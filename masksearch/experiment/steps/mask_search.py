@@ -50,7 +50,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskSearch:
-    """Search for a mask of ``model`` by the run's searcher; an unfinished search in ``folder`` is continued.
+    """Search of a sweep's run for a mask of ``model``; an unfinished search in ``folder`` is continued.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class MaskSearch:
     later: bool
 
     def run(self, amount: Amount, alive: Mask | None) -> MaskResult:
-        """Search and return a mask of the density in ``amount`` among the units of ``alive`` (None: all units)."""
+        """Search for a mask of density ``amount`` among the units in ``alive`` (None: all units); return the mask."""
         cell = self.context.cell
         self.callback.search_begins(cell)
         inputs = SearchInputs(self.context, self.model, amount, alive, self.folder, self.callback)

@@ -24,7 +24,7 @@ _BATCHES = (1, 64)
 def ticket_costs(
     context: CellContext, network: nn.Module, mask: Mask
 ) -> tuple[NetworkCost, dict[str, LayerCost], Latency]:
-    """Return the costs of a trained masked network: in total, for each layer, and as measured latency.
+    """Return the costs of a trained masked network (lottery ticket): in total, for each layer, and measured latency.
 
     Filters and blocks are removed from the network, unless a layer is empty.
     """

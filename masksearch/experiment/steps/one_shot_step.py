@@ -18,7 +18,7 @@ __all__ = ["pruned_by_block", "with_channel_order"]
 
 
 def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tuple[Mask, Weights]:
-    """Prune ``model`` block after block at the layer densities of ``found``; return new mask, and weights on the CPU.
+    """Prune ``model`` block by block, each layer as much as the mask ``found`` does; return the new mask and weights.
 
     The cell's criterion says how weights are chosen; the densities of all other methods are for SparseGPT.
 
@@ -44,7 +44,7 @@ def pruned_by_block(context: CellContext, model: nn.Module, found: Mask) -> tupl
 
 
 def with_channel_order(context: CellContext, moment: str) -> CellContext:
-    """Return the context with the dense network's channels in an order that suits N:M masks; outputs do not change.
+    """Return the run's context with the dense network's channels reordered for N:M masks; the outputs stay the same.
 
     The weights of ``moment`` are reordered, and also replace the best ones by validation.
     """

@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Training of a masked network: its settings, and the epochs of the learning rate schedule that it covers."""
+    """Training of a masked network: its settings, and the first and last epoch in the learning rate schedule."""
 
     settings: TrainSettings
     begin: int  # epochs of the schedule that are over
@@ -49,7 +49,7 @@ class TrainingPlan:
 
 
 def training_plan(context: CellContext, found_at: str, epochs: int | None) -> TrainingPlan:
-    """Return the training settings of a masked network, and the epochs of the learning rate schedule to cover.
+    """Return the settings for training a masked network, and the first and last epoch in the learning rate schedule.
 
     Rewound to an epoch, or continued (``none``), a training runs through what its schedule has left; if nothing is
     left, through as many epochs as the dense training, at the last learning rate: fine-tuning. Every other rewinding,
@@ -98,7 +98,7 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """Return the weights at which retraining starts: those where the mask was found, earlier ones, or random ones.
+    """Return the weights that retraining starts from: those the mask was found with, those rewound to, or random ones.
 
     ``found_at`` are the weights where the mask was found. Earlier and random weights are equal for all methods of a
     seed.

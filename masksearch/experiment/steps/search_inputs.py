@@ -27,7 +27,7 @@ __all__ = ["SearchInputs"]
 
 @dataclass
 class SearchInputs:
-    """What a search needs: saliencies, start mask, masks to compare with, and an estimator of pruning errors.
+    """Inputs of a search: saliencies of units, start mask, masks of criteria to compare with, an estimator of errors.
 
     Saliencies that took a training are stored in ``folder``; ``callback`` is called with the training's epochs.
     """

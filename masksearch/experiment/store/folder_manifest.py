@@ -32,14 +32,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Entry:
-    """Size and SHA-256 digest of one file of a run's folder."""
+    """Size in bytes and SHA-256 digest of one file of a run's folder."""
 
     size: int  # bytes
     sha256: str  # hex digits
 
     @classmethod
     def of(cls, file: Path) -> "Entry":
-        """Return the size and the digest of a file."""
+        """Return the size in bytes and the SHA-256 digest of a file."""
         with file.open("rb") as source:
             return cls(file.stat().st_size, hashlib.file_digest(source, "sha256").hexdigest())
 
@@ -75,7 +75,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class FolderCopy:
-    """A run's folder on this machine and its copy in object storage. The caller must hold the folder's lock.
+    """Folder of a run on this machine, with its copy in object storage. The caller must hold the folder's lock.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class FolderCopy:
     path: Path
 
     def is_known(self, *, whole: bool = False) -> bool:
-        """Return whether the run is finished on this machine and in storage; ``whole``: and has all its files here."""
+        """Return whether the run is finished here and in the storage and, if ``whole``, all its files are here."""
         manifest = self._record().manifest
         if manifest is None or not manifest.done or not is_done(self.path):
             return False
@@ -143,7 +143,7 @@ class FolderCopy:
         self._save(remote, {name: stat for name, stat in record.stats.items() if name in remote.files} | fetched)
 
     def fetch_file(self, remote: Manifest, name: str) -> None:
-        """Download the file ``name`` if the list of files ``remote`` has it; all other local files stay as they are."""
+        """Download the file ``name``, if the manifest ``remote`` lists it; all other local files stay as they are."""
         if name in remote.files:
             self.storage.copy(f"{self.name}/{remote.objects()[name]}", self.path / name)
 

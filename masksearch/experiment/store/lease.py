@@ -35,7 +35,7 @@ class _Claim:
 
 
 class Lease:
-    """Context manager that reserves a folder in object storage for this process: it takes a lease and renews it.
+    """Context manager that reserves a folder in object storage for this process, by a lease that it renews.
 
     The lease objects of a folder are numbered. A new holder creates the next number, which only one process can do; the
     highest number counts. Clocks of machines may differ by less than ``seconds``.
@@ -64,7 +64,7 @@ class Lease:
 
     @property
     def token(self) -> str:
-        """Random text that identifies this holder of the lease, to be passed to :func:`check_lease`."""
+        """Random text that identifies this process as holder of the lease, for :func:`check_lease`."""
         return self._claim.token
 
     def __enter__(self) -> "Lease":

@@ -1,4 +1,4 @@
-"""The mirror of a run: cells work in a folder of this machine, whose files come from a URL and go there."""
+"""The mirror of a sweep: its runs work in local folders, whose files are downloaded from a URL and uploaded to it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +38,7 @@ class Mirror:
 
     @contextmanager
     def work(self, folder: Path, *, shared: bool = False) -> Iterator[None]:
-        """Context manager for work in a folder: downloads it first, and uploads checkpoints and, at the end, all files.
+        """Context manager that downloads a folder, uploads checkpoints during work in it, and all files at the end.
 
         An exception of the work uploads nothing more.
 

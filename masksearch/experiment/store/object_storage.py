@@ -90,7 +90,7 @@ class ObjectStorage:
         self._written(write)
 
     def create(self, name: str, content: bytes) -> None:
-        """Write an object if none has its name. Some storages replace it nevertheless, so read it back afterwards."""
+        """Write an object unless its name exists. Some storages overwrite nevertheless: read the object back."""
         path = self._path(name)
 
         def create() -> None:

@@ -20,7 +20,7 @@ _LINES = 10
 
 
 def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Drawing]]:
-    """Return a table and a figure of training loss and metric over the last retraining, at one sparsity."""
+    """Return a table and a figure of how masked networks' training loss and metric change in retraining."""
     trained = [group for group in groups if all(cell.epochs for cell in group.cells)]
     if not trained:
         return [], []

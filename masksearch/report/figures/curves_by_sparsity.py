@@ -27,7 +27,7 @@ _POINTS = 400  # of a line; more can't be distinguished
 
 
 def quantities(metric: Metric) -> tuple[tuple[str, str, float], ...]:
-    """Return the quantities that training figures show, as (field of an epoch's results, axis label, scale)."""
+    """Return, for each quantity in training figures: field of an epoch's results, axis label, factor for its values."""
     return ("train_loss", "training loss", 1.0), ("val_metric", label_of(metric, "validation"), metric.scale)
 
 

@@ -64,7 +64,7 @@ def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Return up to ``limit`` pairs of method and label (text of varied settings) for a small figure, without controls.
+    """Return up to ``limit`` (method, label) pairs to draw in a small figure; a label is the text of varied settings.
 
     The first labels of all methods come before the last label of any.
     """

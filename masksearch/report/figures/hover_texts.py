@@ -40,7 +40,7 @@ def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **lo
 
 
 def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
-    """Return the lengths of error bars below and above n means, as an array of shape (2, n); 0 for a single seed.
+    """Return the lengths of error bars of n means over seeds, below and above each: (2, n); 0 for a single seed.
 
     Of two seeds, the bar reaches from one value to the other.
     Bars of accuracies end at 0 and 100 %.

@@ -20,7 +20,7 @@ _POINTS = 800  # of a drawn search; more can't be distinguished
 
 
 def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure per searcher, of its search at the highest sparsity: scores and distances of masks over time."""
+    """Yield a figure per searcher, of its search at the highest sparsity: scores and distances of masks by scorings."""
     chosen: dict[str, tuple[Group, Path]] = {}
     for group in groups:
         folder = result.folders[group.places[0]]

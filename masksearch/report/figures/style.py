@@ -91,21 +91,21 @@ class Looks:
         return name_of(method, self._learned[method])
 
     def series_name(self, method: str, label: str) -> str:
-        """Return a line's name in legends: its method and, if settings vary in the sweep, its label (their values)."""
+        """Return a curve's name in legends: its method and, if settings vary in the sweep, the values of these."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
     def line(self, label: str, labels: Sequence[str] = ()) -> Look:
-        """Return line style and marker of a label (text of varied settings), by its place among ``labels``."""
+        """Return the line style and marker of a label (text of varied settings), by the label's place in ``labels``."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
     @property
     def has_line_styles(self) -> bool:
-        """Whether there are enough line styles to tell apart all labels (texts of varied settings) of the sweep."""
+        """Whether all labels of a sweep (texts of varied settings) can have different line styles."""
         return len(self.labels) <= len(_LINES)
 
     def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
-        """Return legend entries: a colour per method and, if settings vary, a line style per label (their values)."""
+        """Return legend entries: one colour per method, and one line style per label (text of varied settings)."""
         chosen = list(labels or self.labels)
         colours = [Line2D([], [], color=self.colour(m), linewidth=3, label=self.name(m)) for m in self.methods]
         look: Look = {"color": "#666666", "markersize": 5}

@@ -23,7 +23,7 @@ _NO_NUMBERS = ("dense.seed", "dense.metric_name", "dense.higher_is_better")
 
 
 def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
-    """Return the row of ``results.csv`` for one run, as {column: value}: settings, all results, and the machine.
+    """Return the row of ``results.csv`` for one run, {column: value}: its settings, its results and its machine.
 
     In tasks other than classification, keys have the name of the metric in place of ``accuracy``. Keys differ between
     cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
@@ -72,7 +72,7 @@ def _where(folder: Path) -> dict[str, object]:
 
 
 def write_rows(result: SweepResult, path: Path) -> None:
-    """Write a CSV file with one row per run of a sweep; values that a run does not have are left empty.
+    """Write ``results.csv`` with one row per run of a sweep; values that a run does not have are left empty.
 
     ``host``, ``worker`` and ``threads`` are where the cell ran; several, with spaces, if it was interrupted.
     """

@@ -70,7 +70,7 @@ _OF_METRIC = (
 
 
 def metric_of(rows: Sequence[SummaryRow]) -> Metric:
-    """Return the main metric that a results table shows; all of its rows have the same."""
+    """Return the main metric, such as accuracy, that all rows of a results table have."""
     return rows[0].metric if rows else Metric()
 
 
@@ -86,7 +86,7 @@ def _heads(rows: Sequence[SummaryRow]) -> dict[str, str]:
 
 
 def head_of(column: str, metric: Metric) -> str:
-    """Return a column's heading in the results table: ``trained %``, or ``trained perplexity`` for that metric."""
+    """Return the heading of a results table's column, such as ``trained %`` for accuracy or ``trained perplexity``."""
     if metric.is_accuracy or column not in _OF_METRIC:
         return column
     return metric.name if column == "accuracy %" else f"{column.removesuffix('%')}{metric.name}"
@@ -128,7 +128,7 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
-    """Return the results table for a terminal ``width`` characters wide; below it the rounds, if there are several."""
+    """Return the results table for a terminal ``width`` characters wide; several pruning rounds get a table below."""
     heads = _heads(rows)
     table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
     shown = {str(column.header) for column in table.columns}

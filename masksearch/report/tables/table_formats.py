@@ -60,7 +60,7 @@ class Grid:
         return table
 
     def markdown(self, heading: bool = True) -> str:
-        """Return the table and its explanation as Markdown, below its title if ``heading`` is true."""
+        """Return the table and its explanation as Markdown, below the table's title if ``heading`` is true."""
         columns = self.columns
         body = [[row[place].replace("|", "\\|") for place in columns] for row in self.rows]
         lines = [[self.head[place] for place in columns], ["---" + ":" * (p >= self.texts) for p in columns], *body]
