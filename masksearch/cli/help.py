@@ -64,7 +64,7 @@ class OtherFlags:
     """Flags of ``masksearch run`` that do not belong to a setting: ``--recipe``, ``--set``, ``--list`` and others."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
-    """Experiment whose settings replace all defaults: a name in --list, or a TOML file of your own."""
+    """Experiment that replaces all defaults: a name in --list, or a TOML file."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
     """How long the recipe takes: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     Some recipes have further scales. (default: cpu)"""

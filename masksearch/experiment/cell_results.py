@@ -202,7 +202,7 @@ class CellResult:
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Names of criteria that made this run's mask, because its search found no better one; at most one per round."""
+        """Names of criteria that made this run's masks, where its search found no better one; one per round at most."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property
