@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from masksearch.criteria import select
-from masksearch.schedules.gradual_and_regrowing import Gradual, Regrowing
+from masksearch.schedules.dynamic_sparse_training import Regrowing
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.spaces import filter_space, weight_space
 from masksearch.training import TrainSettings, train
 

@@ -8,7 +8,7 @@ import torch
 import masksearch as ms
 from masksearch.cost import latency
 from masksearch.criteria import CRITERIA, select
-from masksearch.schedules.gradual_and_regrowing import Regrowing
+from masksearch.schedules.dynamic_sparse_training import Regrowing
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.paths.in_place import InPlacePath
 from masksearch.scoring.paths.network_path import ReferencePath

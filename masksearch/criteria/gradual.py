@@ -14,7 +14,7 @@ from masksearch.core.density_allocation import Amount, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria import saliency, select
 from masksearch.criteria.batches_and_loss import Batches, is_split
-from masksearch.schedules.gradual_and_regrowing import Gradual
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Examples, TrainSettings, optimizer_steps, train

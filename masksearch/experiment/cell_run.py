@@ -34,7 +34,8 @@ from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonalisation import repaired
 from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.schedules.gradual_and_regrowing import Gradual, Regrowing
+from masksearch.schedules.dynamic_sparse_training import Regrowing
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace

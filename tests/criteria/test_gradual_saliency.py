@@ -10,7 +10,7 @@ from torch import nn
 from masksearch.criteria import CRITERIA, select
 from masksearch.criteria.gradual import gradual_saliency
 from masksearch.data import Split
-from masksearch.schedules.gradual_and_regrowing import Gradual
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings, train
 from masksearch.training.record import copy_weights

@@ -19,7 +19,7 @@ from small_sweeps import (  # noqa: F401
 from masksearch.criteria import Connectivity, select
 from masksearch.criteria.gradual import gradual_saliency
 from masksearch.experiment import SweepCallback, run_sweep
-from masksearch.schedules.gradual_and_regrowing import Gradual
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.scoring import Scorer
 from masksearch.searching.history_store import read_rows
 from masksearch.searching.search_function import search

@@ -16,7 +16,7 @@ from in_training_cases import (
     trained,
 )
 
-from masksearch.schedules.gradual_and_regrowing import Gradual
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.training import train
 from masksearch.utils.errors import InputError
 

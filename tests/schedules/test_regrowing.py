@@ -19,7 +19,7 @@ from in_training_cases import (
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.schedules.gradual_and_regrowing import Regrowing
+from masksearch.schedules.dynamic_sparse_training import Regrowing
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings, train
 from masksearch.utils.errors import InputError

@@ -15,7 +15,8 @@ from masksearch.models import build_model
 from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction, reconstruct
-from masksearch.schedules.gradual_and_regrowing import Gradual, Kind, Regrowing
+from masksearch.schedules.dynamic_sparse_training import Kind, Regrowing
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.spaces import NMSpace, WeightSpace
 from masksearch.training import TrainSettings, optimizer_steps
 from masksearch.training.duration import Duration

@@ -7,7 +7,7 @@ import torch
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
-from masksearch.schedules.set_and_rigl_updates import cosine_share, rigl_update, set_update
+from masksearch.schedules.dynamic_sparse_training import cosine_share, rigl_update, set_update
 
 SPACE = MaskSpace([("a", (6, 10), 60), ("b", (4, 6), 24), ("c", (3, 4), 12)])
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from in_training_cases import KINDS, OPTIMIZERS, SPACES, SPLIT, chooser, gradual, how, make_model, regrowing, trained
 
-from masksearch.schedules.gradual_and_regrowing import Gradual, Regrowing, default_end, default_interval
+from masksearch.schedules.changing_mask import default_end, default_interval
+from masksearch.schedules.dynamic_sparse_training import Regrowing
+from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.training import train, training_loop
 from masksearch.utils.errors import InputError
 
@@ -30,7 +32,7 @@ def test_a_training_that_begins_late_has_the_whole_course(monkeypatch):
     assert [own._due(step) for step in range(80, 100)] == [whole._due(step) for step in range(20)]
     shares = []
     monkeypatch.setattr(
-        "masksearch.schedules.gradual_and_regrowing.rigl_update", lambda *given: shares.append(given[4]) or mask
+        "masksearch.schedules.dynamic_sparse_training.rigl_update", lambda *given: shares.append(given[4]) or mask
     )
     for step in (0, 5, 10):
         own(80 + step)
