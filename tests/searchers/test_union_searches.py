@@ -72,7 +72,7 @@ SEARCHERS = {
 
 @pytest.mark.parametrize("name", SEARCHERS)
 @pytest.mark.parametrize("with_saliency", [False, True])
-def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_saliency):
+def test_searches_of_blocks_heads_and_neurons_keep_the_budget_and_reproduce(case, name, with_saliency):
     model, space, split = case
     amount = Amount(0.6, hold="macs", on_empty="keep_one")
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)} if with_saliency else {}
@@ -95,7 +95,7 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_s
     assert torch.allclose(small(split.inputs), masked(split.inputs), atol=1e-5)
 
 
-def test_level_switches_find_the_weak_block(case):
+def test_evopress_removes_a_block_and_beats_random_search(case):
     model, space, split = case
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)}
     amount, scorer = Amount(0.7, hold="macs"), ms.Scorer(model, space, split, "distance")
@@ -105,7 +105,7 @@ def test_level_switches_find_the_weak_block(case):
     assert history.best_score > random.best_score
 
 
-def test_other_level_searches_refuse_blocks(case):
+def test_spdy_and_fastnas_refuse_spaces_with_blocks(case):
     model, space, split = case
     for name in ("spdy", "fastnas"):
         with pytest.raises(ms.InputError, match="for blocks evopress"):
