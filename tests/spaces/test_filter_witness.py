@@ -1,4 +1,4 @@
-"""A second opinion: torch-pruning's dependency graph, a program of others, finds the same groups of channels."""
+"""An independent check: the dependency graph of torch-pruning has the same groups of channels."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def theirs(net, graph, weight, position):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_groups_are_those_of_torch_pruning(name):
+def test_groups_of_channels_equal_the_groups_of_torch_pruning(name):
     shape = (3, 64, 64) if ":" in name else (3, 32, 32)
     net = build_model(name, shape).eval()
     image = torch.zeros(1, *shape)
