@@ -68,7 +68,7 @@ def test_first_mask_of_ziplm_has_the_levels_of_lowest_relative_loss(density):
     assert pruned <= best + 1e-9  # lower where units between two levels fill the budget
 
 
-def test_ziplm_prunes_a_layer_with_few_large_saliencies_before_a_layer_of_equals():
+def test_ziplm_prunes_a_layer_with_few_large_saliencies_before_an_even_layer():
     values = torch.ones(40).double()
     values[:3] = 1000.0
     kept = first_mask(LayerCoefficients.ziplm(), SPACE, 0.5, energy=values).kept_per_layer()
@@ -153,7 +153,7 @@ def test_masks_use_the_budget_of_macs_or_parameters_and_never_exceed_it(name, ho
     for mask in seen:
         kept = np.array(list(mask.kept_per_layer().values()))
         assert space.fits(kept, 0.35, hold)
-        if name != "legr":  # the longest prefix of one ranking
+        if name != "legr":  # the longest prefix of a ranking
             rooms = [layer.size > k for layer, k in zip(space.layers, kept, strict=True)]
             more = kept + np.eye(len(kept), dtype=int)
             assert not any(room and space.fits(row, 0.35, hold) for room, row in zip(rooms, more, strict=True))

@@ -18,7 +18,7 @@ from masksearch.utils.errors import InputError
 
 
 class Decoupled:
-    """A score that is a sum over units: the optimum keeps the units of highest worth."""
+    """Scores a mask by a sum over kept units, so that the optimum keeps the units of highest worth."""
 
     def __init__(self, space, seed=0):
         self.worth = torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed)).double()
@@ -50,12 +50,12 @@ def test_annealing_finds_a_planted_optimum_and_random_search_does_not():
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("accept", [0.05, 0.3])
-def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, accept):
+def test_annealing_accepts_about_the_set_share_of_worsening_moves(scale, accept):
     """Losses are drawn from an exponential distribution: its share above a temperature of s p / (1 - p) is p."""
     searcher = Annealing(accept_start=accept, accept_end=accept)
     searcher.start(problem(scorings=6000))
     rng = np.random.default_rng(0)
-    current, taken = 0.0, []
+    current, accepted = 0.0, []
     searcher.tell(searcher.ask(), [Score(current)])
     for _ in range(5999):
         proposals = searcher.ask()
@@ -64,11 +64,11 @@ def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, ac
         searcher.tell(proposals, [Score(value)])
         moved = searcher.incumbent is not before
         if proposals[0].threshold is not None:
-            taken.append(moved)
+            accepted.append(moved)
             assert moved == (value >= proposals[0].threshold)
         if moved:
             current = value
-    assert 0.6 * accept < np.mean(taken) < 1.5 * accept
+    assert 0.6 * accept < np.mean(accepted) < 1.5 * accept
 
 
 @pytest.mark.parametrize("searcher", [Annealing(), Annealing(within=0.5), Annealing(densities=True)])
@@ -150,7 +150,7 @@ class TestDensities:
             seen.add(kept["second"])
             own = {layer.name: kept[layer.name] / layer.size for layer in SPACE.layers}
             assert proposal.mask == SPACE.top_k(given.saliencies["snip"], own, on_empty="allow")
-        assert len(seen) > 12  # of 19 that there are
+        assert len(seen) > 12  # of 19 possible numbers
 
     def test_search_of_densities_without_saliency_draws_its_ranking_once(self):
         searcher = Annealing(densities=True, accept_start=0.5)
@@ -172,7 +172,7 @@ class TestDensities:
             ).any()  # what one layer gains, another has lost
 
     def test_search_of_densities_finds_the_best_density(self):
-        """The score is how near the first layer is to 6 units; masks are ranked by nothing."""
+        """The score is minus the distance of the first layer from 6 units; there is no saliency."""
         searcher = Annealing(densities=True)
         searcher.start(problem(scorings=120))
         best = -math.inf
@@ -233,7 +233,9 @@ class TestChains:
         before = [chain.current for chain in searcher.state.chains]
         for _ in range(2):
             searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert [chain.current for chain in searcher.state.chains] == before  # 9 of 200 scorings: not yet
+        assert [
+            chain.current for chain in searcher.state.chains
+        ] == before  # chains have not met after 9 of 200 scorings
         searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
         assert [chain.current for chain in searcher.state.chains] == [before[1], before[1], before[2]]
         assert [chain.value for chain in searcher.state.chains] == [3.0, 3.0, 2.0]

@@ -40,7 +40,7 @@ def filters():
 
 
 class Spread:
-    """Higher for more units, and for more even layers; some masks can't be scored."""
+    """Scores masks higher for more units and more even layers; some masks score NaN."""
 
     def score(self, proposals):
         return [Score(self.value(proposal.mask)) for proposal in proposals]
@@ -142,7 +142,7 @@ def test_resumed_search_ends_with_the_front_of_an_uninterrupted_search(name, bat
     parts = run(name, folder=tmp_path / "parts", batch=batch, seed=3)
     assert [(t.mask_hash, t.score.cost) for t in parts] == [(t.mask_hash, t.score.cost) for t in whole]
     assert [(t.number, t.mask) for t in parts.front] == [(t.number, t.mask) for t in whole.front]
-    again = run(name, folder=tmp_path / "parts", batch=batch, seed=3)  # nothing is left to do
+    again = run(name, folder=tmp_path / "parts", batch=batch, seed=3)  # no scorings are left
     assert [(t.number, t.mask) for t in again.front] == [(t.number, t.mask) for t in whole.front]
     assert [row.score.cost for row in read_rows(tmp_path / "parts")] == [t.score.cost for t in whole]
 
@@ -162,7 +162,7 @@ def test_fronts_of_tpe_and_nsga2_cover_more_than_the_front_of_random_points():
         ends = [cost for cost, _ in corners[1:]] + [1.0]
         return sum((end - cost) * value for (cost, value), end in zip(corners, ends, strict=True))
 
-    for name, budget in (("optuna_tpe", 120), ("optuna_nsga2", 500)):  # a generation of NSGA-II is of 50
+    for name, budget in (("optuna_tpe", 120), ("optuna_nsga2", 500)):  # a generation of NSGA-II has 50 trials
         assert covered(name, budget) > 1.02 * covered("optuna_random", budget)
 
 
@@ -190,7 +190,7 @@ def test_front_search_scores_a_start_of_any_density_first():
 
 class TestLatency:
     def test_latency_share_is_pruned_latency_over_dense_latency(self, monkeypatch):
-        """By a clock that takes a millisecond per parameter."""
+        """With a clock of a millisecond per parameter."""
 
         def timed(runs, device, seconds):
             assert [run().shape for run in runs.values()] == [(64, 10), (64, 10)]
@@ -217,7 +217,7 @@ class TestLatency:
         assert all(trial.score.cost > 0 for trial in history)
         assert history.seconds > 0
 
-    def test_batch_size_0_raises_input_error(self):
+    def test_latency_share_with_batch_size_0_raises_input_error(self):
         model, space = filters()
         with pytest.raises(InputError, match="batch_size: 0"):
             LatencyShare(model, space, torch.zeros(1, 1, 8, 8), batch_size=0)
@@ -246,11 +246,11 @@ def test_search_without_a_possible_front_raises_input_error(message, tmp_path):
 
 
 def test_problem_prices_each_score_only_once():
-    asked = []
-    given = Problem(NETWORK, 0.5, Budget(9), 0, cost=lambda mask: asked.append(mask) or 0.25)
+    priced_masks = []
+    given = Problem(NETWORK, 0.5, Budget(9), 0, cost=lambda mask: priced_masks.append(mask) or 0.25)
     mask = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
     priced = given.priced(mask, Score(1.0))
     assert given.priced(mask, priced) is priced
     assert priced.cost == 0.25
-    assert asked == [mask]
+    assert priced_masks == [mask]
     assert replace(given, cost=None).priced(mask, Score(1.0)).cost is None

@@ -102,7 +102,7 @@ class TestContract:
 
     @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("random", "qmc")])
     def test_last_proposals_are_closer_to_the_optimum_than_the_first_proposals(self, sampler):
-        """Given one good density per layer, the last proposals are closer to it than the first, random ones."""
+        """With good densities of layers as goal, the last proposals are closer to it than the first, random ones."""
         goal = np.array([1.5, -1.0, 0.5])
         searcher = OptunaSearch(sampler)
         scorings = {"gp": 26, "nsga2": 200, "nsga3": 200}.get(sampler, 120)
@@ -161,7 +161,7 @@ class TestStorage:
         study = optuna.load_study(study_name=searcher.study_name + number, storage=url)
         return [(trial.state.name, trial.values, trial.params) for trial in study.trials]
 
-    def own(self, searcher):
+    def trials_of(self, searcher):
         return [(trial.state.name, trial.values, trial.params) for trial in searcher.state.study.trials]
 
     def test_study_is_stored_when_the_search_ends_or_is_interrupted(self, tmp_path):
@@ -178,8 +178,8 @@ class TestStorage:
             arguments = {"on_empty": "allow", "callbacks": callbacks}
             with pytest.raises(KeyboardInterrupt) if callbacks else nullcontext():
                 search(SPACE, searcher, Planted(), 0.3, 8, **arguments)
-            assert self.stored(url, searcher) == self.own(searcher)
-            assert len(self.own(searcher)) == trials
+            assert self.stored(url, searcher) == self.trials_of(searcher)
+            assert len(self.trials_of(searcher)) == trials
 
     def test_stored_study_names_its_values_score_and_cost(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
@@ -195,13 +195,13 @@ class TestStorage:
     def test_resumed_search_completes_its_stored_study(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         whole, states = self.drive(url, 8)
-        assert self.stored(url, whole) == self.own(whole)
+        assert self.stored(url, whole) == self.trials_of(whole)
         resumed, _ = self.drive(url, 2, state=states[4])  # trials 5 to 7 are in the storage, and not in the state
-        assert self.stored(url, whole) == self.own(whole)
-        assert self.own(resumed) == self.own(whole)[:7]
+        assert self.stored(url, whole) == self.trials_of(whole)
+        assert self.trials_of(resumed) == self.trials_of(whole)[:7]
         longer, _ = self.drive(url, 5, state=states[4])
-        assert self.stored(url, whole) == self.own(longer)
-        assert len(self.own(longer)) == 10
+        assert self.stored(url, whole) == self.trials_of(longer)
+        assert len(self.trials_of(longer)) == 10
 
     def test_larger_budget_adds_trials_to_the_same_study(self, tmp_path):
         searcher = OptunaSearch("random", storage=f"sqlite:///{tmp_path}/studies.db")
@@ -227,10 +227,10 @@ class TestStorage:
         first, states = self.drive(url, 6)
         for number, score in ((2, math.nan), (3, 7.0)):
             other, others = self.drive(url, 3, score=lambda value, score=score: score, state=states[2])
-            assert self.stored(url, other, f" ({number})") == self.own(other)
-            assert self.stored(url, first) == self.own(first)
+            assert self.stored(url, other, f" ({number})") == self.trials_of(other)
+            assert self.stored(url, first) == self.trials_of(first)
         again, _ = self.drive(url, 1, score=lambda value: 7.0, state=others[1])
-        assert self.stored(url, again, " (3)")[: len(self.own(again))] == self.own(again)
+        assert self.stored(url, again, " (3)")[: len(self.trials_of(again))] == self.trials_of(again)
         assert len(optuna.get_all_study_names(url)) == 3
 
     def test_label_gives_equal_searchers_different_study_names(self):
@@ -250,8 +250,8 @@ class TestStorage:
             drive(searcher, Planted(), 2)
             searcher.finish()
         assert one.study_name != other.study_name
-        assert self.stored(url, one) == self.own(one)
-        assert self.stored(url, other) == self.own(other)
+        assert self.stored(url, one) == self.trials_of(one)
+        assert self.stored(url, other) == self.trials_of(other)
 
     def test_repr_of_a_searcher_does_not_depend_on_the_storage(self, tmp_path):
         stored, without = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db"), OptunaSearch("tpe")

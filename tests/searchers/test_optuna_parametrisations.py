@@ -108,19 +108,19 @@ class TestParametrisations:
         assert made.mask(made.starts[2], 0) == start
 
     def test_every_parametrisation_passes_hold_to_the_space(self):
-        asked = []
+        holds = []
 
         class Costly(MaskSpace):
             def top_k(self, saliency, density, generator=None):
-                asked.append(density.hold)
+                holds.append(density.hold)
                 return super().top_k(saliency, replace(density, hold="units"), generator=generator)
 
         space = Costly([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
         for make in PARAMETRISATIONS.values():
             made = make(on(space, saliencies=SALIENCIES, hold="macs"))
-            asked.clear()
+            holds.clear()
             made.mask(made.low, 0)
-            assert asked == ["macs"]
+            assert holds == ["macs"]
 
     def test_parametrisations_keep_given_layer_densities_or_raise_input_error(self):
         density = {"wide": 0.05, "middle": 0.2, "narrow": 0.4}

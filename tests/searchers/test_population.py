@@ -81,7 +81,7 @@ def test_eda_and_evolution_keep_the_budget_of_params_or_macs(make, hold, filters
 @both
 @pytest.mark.parametrize("batch", [1, 4])
 def test_scores_below_the_threshold_do_not_change_the_search(make, batch):
-    """A search whose scorer stops at every threshold is the search whose scorer never does."""
+    """A search with a scorer that stops at thresholds equals a search with a scorer that does not."""
 
     class Stopping(Planted):
         def _score(self, proposal):
@@ -135,7 +135,7 @@ def test_wrong_settings_of_eda_and_evolution_raise_input_error(kind, settings):
 
 
 class TestEDA:
-    def test_eda_keeps_units_as_often_as_the_probabilities_state(self):
+    def test_eda_keeps_units_with_the_given_probabilities(self):
         """Pareto sampling's shares are nearly exact; those of Gumbel-top-k on the same logits are not."""
         probabilities = torch.linspace(0.02, 0.98, 60, dtype=torch.float64)
         searcher = EDA(generation=4000)
@@ -259,7 +259,7 @@ class TestEvolution:
     @pytest.mark.parametrize("by_layer", [0.0, 1.0])
     def test_crossed_mask_agrees_with_the_parents_where_the_parents_agree(self, by_layer):
         searcher = _evolved(Evolution(population=6, by_layer=by_layer), 6)
-        taken = []
+        exchanged = []
         for _ in range(200):
             base, other = (searcher.state.members[i] for i in searcher.state.rng.choice(6, 2, replace=False))
             move = searcher._crossed(base, other)
@@ -269,8 +269,8 @@ class TestEvolution:
             assert (other.bits[move.regrown] & ~other.bits[move.dropped]).all()
             assert child not in (base.mask, other.mask) or not len(move)
             if len(move):
-                taken.append(len(move) / base.mask.hamming(other.mask))
-        assert np.mean(taken) == pytest.approx(0.45, abs=0.1)
+                exchanged.append(len(move) / base.mask.hamming(other.mask))
+        assert np.mean(exchanged) == pytest.approx(0.45, abs=0.1)
 
     def test_crossover_by_layer_exchanges_whole_layers(self):
         searcher = _evolved(Evolution(population=6, by_layer=1.0), 6)

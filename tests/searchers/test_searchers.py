@@ -110,7 +110,7 @@ def test_proposals_keep_extreme_densities(make, density):
 @pytest.mark.parametrize("on_empty", ["allow", "keep_one", "raise"])
 def test_layers_are_emptied_only_with_on_empty_allow(make, on_empty):
     emptied = contract.check_empty_layers(make, on_empty)
-    if not make().refuses_problems:  # those choose the layers' densities, and may choose none of 0
+    if not make().refuses_problems:  # searchers of layer densities may choose no density of 0
         assert emptied == (on_empty == "allow" and getattr(make(), "scope", "global") == "global")
 
 
@@ -202,7 +202,7 @@ def test_random_search_rejects_an_unknown_scope_and_keeps_erk_quotas():
 
 
 class UniformSearch(Searcher):
-    """A whole searcher: random masks, independent of all scores."""
+    """A complete searcher of two methods: random masks, independent of all scores."""
 
     def ask(self, n=1):
         return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]

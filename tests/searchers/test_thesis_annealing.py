@@ -50,8 +50,8 @@ class TestThesis:
         assert searcher.ask() == []
         assert total == 42_706 if variant == "mlp" else abs(total - 8_200) < 50
 
-    def test_the_mlp_variant_compares_with_its_start_value_for_139_levels(self):
-        """One scoring a level, and `a` carried over as it stood before it: everything above 5 % is accepted."""
+    def test_mlp_variant_compares_scores_with_the_initial_mean_for_139_levels(self):
+        """With a scoring per level and `a` of before that scoring, every score above 5 % is accepted."""
         searcher = ThesisAnnealing.mlp()
         searcher.start(problem(scorings=10**6))
         means = []
@@ -61,13 +61,13 @@ class TestThesis:
             before = searcher.incumbent
             searcher.tell([proposal], [Score(0.4)])
             assert searcher.incumbent is proposal.mask is not before
-        # from level 139 on there are two scorings a level: the second one sees the first
+        # from level 139 on, there are two scorings per level, and the first counts in the second
         assert means[:140] == pytest.approx([5.0] * 140)
         assert means[140] == pytest.approx((5 + 40) / 2)
 
     @pytest.mark.parametrize(("variant", "carry"), [("mlp", "before"), ("cnn", "after")])
     def test_running_mean_of_accepted_scores_equals_a_plain_loop(self, variant, carry):
-        """`a` against a plain loop: the mean of the previous level's `a` and what was accepted in this level."""
+        """`a` is the mean of the previous level's `a` and the scores accepted in this level."""
         searcher = getattr(ThesisAnnealing, variant)()
         searcher.iterations_start = 3
         searcher.start(problem(scorings=10**6))
@@ -96,7 +96,7 @@ class TestThesis:
             searcher.tell([proposal], [Score(-1.0)])
         for loss in (0.005, 0.02, 0.04):  # accuracy 5 % - loss
             assert np.mean(np.array(thresholds) <= 0.05 - loss) == pytest.approx(math.exp(-loss / 0.02), abs=0.03)
-        assert max(thresholds) <= 0.05  # what passes `a` is always accepted
+        assert max(thresholds) <= 0.05  # scores above `a` are always accepted
 
     @pytest.mark.parametrize("known", ["within_radius", "equal"])
     def test_remembered_masks_are_redrawn_while_new_masks_exist(self, known):

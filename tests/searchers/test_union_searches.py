@@ -84,8 +84,8 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget_and_reproduce(case
     assert all(space.share(mask, "macs") <= 0.6 for mask in masks)
     assert np.mean([space.share(mask, "macs") for mask in masks]) > 0.5
     kept_blocks = {tuple(mask.bits[:6].tolist()) for mask in masks}
-    if name != "evopress":  # of which only the parents keep their masks
-        assert len(kept_blocks) > 1  # the search gives up blocks, too
+    if name != "evopress":  # only its parents keep masks
+        assert len(kept_blocks) > 1  # the search also removes blocks
     assert [trial.score.value for trial in histories[0].trials] == [trial.score.value for trial in histories[1].trials]
     best = histories[0].best_mask
     small = ms.prune(model, space, best)
@@ -100,7 +100,7 @@ def test_evopress_removes_a_block_and_beats_random_search(case):
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)}
     amount, scorer = Amount(0.7, hold="macs"), ms.Scorer(model, space, split, "distance")
     history = ms.search(space, SEARCHERS["evopress"], scorer, amount, 150, 0, saliencies=saliencies)
-    assert not history.best_mask.bits[:6].all()  # some branch is gone
+    assert not history.best_mask.bits[:6].all()  # some block is removed
     random = ms.search(space, SEARCHERS["random_search"], scorer, amount, 150, 0)
     assert history.best_score > random.best_score
 
