@@ -201,7 +201,7 @@ def half(space, density=0.5, seed=0):
 
 
 def check_exact(model, inputs, space):
-    """Check that masked equals pruned in both types, that the space counts its MACs, and that it can be trained."""
+    """Check that masked equals pruned in both types, and that a pruned network trains and has the MACs of the space."""
     randomise(model)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         model, given = model.to(dtype), in_type(inputs, dtype)

@@ -143,7 +143,7 @@ def test_searches_move_multiples_of_units_between_layers(searcher, hold):
     scorer = Counting(space, amount)
     history = ms.search(space, searcher, scorer, amount, budget=60)
     assert len(scorer.numbers) >= 2
-    assert history.best_mask.n_kept % 8 in (0, 6)  # 30 = 3 x 8 + 6 units are all of the last layer
+    assert history.best_mask.n_kept % 8 in (0, 6)  # all of the last layer are 30 = 3 x 8 + 6 units
 
 
 def test_annealing_with_multiple_of_reaches_many_widths_that_fill_the_budget():

@@ -247,7 +247,7 @@ def resnet() -> FilterSpace:
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
 @pytest.mark.parametrize("hold", ["params", "macs"])
 def test_mask_of_density_in_params_or_macs_is_the_longest_prefix_that_fits(resnet, hold, scope, on_empty):
-    """Also where a longer one costs less: shares are rounded by their remainders, and emptied layers keep a unit."""
+    """Also where a longer prefix costs less, as shares are rounded and emptied layers keep a unit."""
     cost = {"params": resnet.kept_params, "macs": resnet.kept_macs}[hold]
     saliency = torch.rand(resnet.n_units, generator=torch.Generator().manual_seed(1))
     prefixes = {

@@ -24,7 +24,7 @@ def groups_of(space):
 
 def test_layers_of_equal_topology_form_a_group():
     space = ms.filter_space(torchvision.models.resnet18(), IMAGE)
-    inner = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)]  # of all widths
+    inner = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3, 4) for block in (0, 1)]  # layers of all widths
     trunks = ["conv1"], ["layer2.0.conv2", "layer3.0.conv2"], ["layer4.0.conv2"]  # the last one feeds a linear layer
     assert sorted(groups_of(space).values()) == sorted([inner, *trunks])
 
@@ -58,7 +58,7 @@ def test_each_group_keeps_the_same_share_and_the_units_of_highest_saliency(densi
     assert mask.n_kept == round(100 * density)
     assert abs(int(mask.bits[:30].sum()) - 30 * density) <= 1
     assert abs(int(mask.bits[30:].sum()) - 70 * density) <= 1
-    for group in (slice(0, 30), slice(30, 100)):  # the best of each group are kept
+    for group in (slice(0, 30), slice(30, 100)):  # each group keeps its best units
         values, bits = saliency[group], mask.bits[group]
         assert bits.all() or values[bits].min() > values[~bits].max()
 
@@ -88,9 +88,9 @@ def test_isomorphic_scope_keeps_budgets_equal_shares_and_no_empty_layers(hold):
     assert not mask.empty_layers()
     shares = {}
     for text in set(space.topologies):
-        own = [layer for layer, other in zip(space.layers, space.topologies, strict=True) if other == text]
-        kept = sum(int(mask.bits[layer.slice].sum()) for layer in own)
-        shares[text] = kept / sum(layer.size for layer in own)
+        group = [layer for layer, other in zip(space.layers, space.topologies, strict=True) if other == text]
+        kept = sum(int(mask.bits[layer.slice].sum()) for layer in group)
+        shares[text] = kept / sum(layer.size for layer in group)
     assert max(shares.values()) - min(shares.values()) < 0.02
 
 

@@ -18,7 +18,7 @@ from masksearch.training.own_loop_mask import keep_mask
 
 
 class RMS(nn.Module):
-    """A norm as language models write it."""
+    """RMSNorm, written as in language models."""
 
     def __init__(self, size):
         super().__init__()
@@ -234,7 +234,7 @@ def test_pruned_networks_with_norms_are_saved_loaded_and_exported(name, tmp_path
     torch.testing.assert_close(torch.export.export(small, (x,)).module()(x), small(x))
 
 
-def test_criterion_and_space_of_a_masked_network_equal_the_pruned_and_dense_networks():
+def test_taylor_of_a_masked_network_with_norms_equals_taylor_of_the_pruned_network():
     net, x, _ = build("layer norm")
     space = filter_space(net, x, norms=True)
     mask = random_mask(space, 0.5)

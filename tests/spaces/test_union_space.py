@@ -161,7 +161,7 @@ class Checking:
 
 
 REFUSING = [name for name, make in SEARCHERS.items() if isinstance(make(), LevelSearcher) and not make().takes_blocks]
-# Slow, of filters alone, or without multiple_of:
+# Slow, for filters alone, or without multiple_of:
 OTHERS = {"optuna_gp", "annealing_thesis_cnn", "energy_annealing", "evopress", *REFUSING}
 
 
@@ -182,7 +182,7 @@ def test_searchers_propose_canonical_masks_within_the_budget(name, hold, setting
     scorer = Checking(space, amount)
     ms.search(space, name, scorer, amount, 40, saliencies=saliencies)
     assert len(scorer.numbers) > 5
-    assert len({numbers[:4] for numbers in scorer.numbers}) > 1  # blocks go and come back
+    assert len({numbers[:4] for numbers in scorer.numbers}) > 1  # blocks are removed and restored
 
 
 @pytest.mark.parametrize("name", ["annealing", "evolution", "annealing_thesis_mlp"])
