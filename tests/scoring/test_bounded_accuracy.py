@@ -41,7 +41,7 @@ def make_mlp(dtype, bias=True):
         model = nn.Sequential(nn.Flatten(), *layers).to(dtype).eval()
         with torch.no_grad():
             for layer in (model[1], model[3], model[5]):
-                layer.weight *= 3  # else the biases decide
+                layer.weight *= 3  # else predictions depend on the biases only
         return model
 
 

@@ -55,7 +55,7 @@ def test_folding_removes_batch_norms_and_keeps_units():
     assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
     assert groups.families == space.groups.families
     assert {run.tensor for run in groups.runs} <= set(small.state_dict())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # it was only read
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself does not change
 
 
 class Checking(nn.Module):

@@ -39,7 +39,7 @@ def sizes(network):
 
 
 def test_effective_network_has_no_units_without_a_path_to_an_output():
-    """Three inputs lead to hidden units, of which one leads nowhere; its inputs are not needed for it."""
+    """Three inputs lead to hidden units; a hidden unit without outputs, and its input, are removed."""
     model = make_chain()
     space = weight_space(model)
     bits = torch.zeros(space.n_units, dtype=torch.bool)

@@ -87,7 +87,7 @@ def test_logits_of_the_incremental_path_equal_the_reference_path_on_any_walk(
 
 
 def walk(path, space, steps, rng, base):
-    """Accept every other move; the last proposal."""
+    """Accept every other move; return the last proposal."""
     for number in range(steps):
         proposal = Proposal.moving(base, draw_move(base, int(rng.integers(1, 8)), rng))
         path.logits(proposal)
@@ -157,7 +157,7 @@ def test_annealing_is_equal_on_fast_and_reference_paths(dtype, objective):
     model, split = make_mlp(dtype=dtype), make_split(80, dtype)
     with torch.no_grad():
         for layer in (model[1], model[3], model[5]):
-            layer.weight *= 4  # else the biases decide
+            layer.weight *= 4  # else predictions depend on the biases only
     space = weight_space(model)
     fast, plain = (
         search(space, Annealing(), Scorer(model, space, split, objective, fast=fast), 0.3, budget=500, seed=0)

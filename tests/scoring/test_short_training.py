@@ -78,7 +78,7 @@ def test_training_loss_is_the_mean_loss_of_the_last_epochs_batches_before_each_s
                         parameter *= keep[name]
     score = scorer(mask)
     assert score.value == pytest.approx(-sum(losses[6:]) / 6, rel=1e-5)
-    assert (score.exact, score.images) == (True, 2 * 60)  # and no image of val
+    assert (score.exact, score.images) == (True, 2 * 60)  # no image of val counts
 
 
 def test_training_loss_equals_train_loss_of_the_full_training_at_that_epoch():
