@@ -183,7 +183,7 @@ def test_mag_sign_equals_values_by_hand():
     initial = {"0.weight": torch.tensor([[0.1, -9.0, -0.1], [0.1, 1.0, 0.0]]), "0.bias": torch.zeros(2)}
     space = weight_space(model)
     found = mag_sign(model, space, initial=initial)
-    assert found.tolist() == [1, 2, -3, -4, 0, 0]  # same sign: its size; other sign: below all others
+    assert found.tolist() == [1, 2, -3, -4, 0, 0]  # same sign: magnitude; other sign: below all others
     kept = space.top_k(found, 4 / 6).bits.tolist()
     assert kept == [True, True, False, False, True, True]
 

@@ -178,7 +178,7 @@ def test_mag_sign_of_filters_is_the_mean_times_the_sign_of_the_initial_mean():
 
 
 def test_fpgm_is_the_sum_of_distances_to_the_layers_other_filters():
-    """He et al. 2019, eq. 4; over the layers of a unit they add up."""
+    """He et al. 2019, eq. 4, summed over the layers of a unit."""
     model = make_net()
     space, parameters = make_space(model), dict(model.named_parameters())
 

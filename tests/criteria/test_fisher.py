@@ -102,7 +102,7 @@ def loss_of(gradients, removed):
 
 
 def exchanged(gradients, removed):
-    """One greedy pass within a layer, by the matrix."""
+    """Return the removed units after a greedy pass within a layer, by the Fisher matrix."""
     removed = set(removed)
     for unit in sorted(set(range(gradients.shape[1])) - removed, key=lambda i: float(gradients[:, i].square().sum())):
         more = removed | {unit}

@@ -65,7 +65,7 @@ def test_gradual_saliency_of_pruned_units_is_below_all_kept_units(world):
 
 
 def test_gradual_saliency_breaks_ties_by_the_seed_and_counts_only_changes_of_masks():
-    """Signs of weights tie by the hundreds; a density that stays is no change."""
+    """Hundreds of signs of weights are equal; a constant density is no change."""
     model = make_model()
     space, split = weight_space(model), make_split()
     first, second = (
@@ -74,7 +74,7 @@ def test_gradual_saliency_breaks_ties_by_the_seed_and_counts_only_changes_of_mas
     )
     assert len(first.unique()) == len(second.unique()) == space.n_units
     whole = gradual_saliency(model, space, split, how(), 1.0, seed=1)
-    assert 0 <= whole.min() < whole.max() < 1  # all units are left, after no change
+    assert 0 <= whole.min() < whole.max() < 1  # all units are kept, after no change
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_grasp_on_mnist_prefers_central_pixels_and_synflow_does_not():
         used = mask.bits[space.layers[0].slice].view(100, 784).sum(0)
         share[name] = (used[middle.flatten()].sum() / used.sum()).item()
         assert mask.empty_layers() == []
-    assert share["grasp"] > 0.3  # pixels that are lit, 144 of 784
+    assert share["grasp"] > 0.3  # bright pixels, 144 of 784
     assert abs(share["synflow"] - 144 / 784) < 0.1  # independent of the pixels
