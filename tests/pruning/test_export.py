@@ -1,3 +1,5 @@
+"""Export: files in ONNX and as programs with equal outputs, and masks to and from ``torch.nn.utils.prune``."""
+
 import copy
 import importlib.util
 
@@ -64,7 +66,7 @@ def test_exported_masked_network_has_equal_outputs_for_any_batch_size(write, tmp
         for n in (1, 2, 7):  # any batch size
             wanted = model(images(n))
             assert (run(path, images(n)) - wanted).abs().max() <= 1e-4 * wanted.std()
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # one file, nothing beside it
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # a single file
 
 
 @pytest.mark.parametrize("write", WRITERS.values())
@@ -231,7 +233,7 @@ def test_torch_prune_conversions_of_unsuitable_models_raise_input_error():
     prune.l1_unstructured(model[5], "weight", amount=2)
     with pytest.raises(ms.InputError, match="layer '5' has a mask already"):
         export.to_torch_prune(model, space, mask)
-    assert not hasattr(model[0], "weight_mask")  # untouched, though it comes first
+    assert not hasattr(model[0], "weight_mask")  # unchanged, though it is the first layer
     other = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(ms.InputError, match=r"Sequential has no 0\.weight of shape"):
         export.to_torch_prune(other, space, mask)

@@ -15,7 +15,7 @@ def mlp():
 
 
 def convolutional():
-    """Its BatchNorm statistics are those of its inputs, as after a training."""
+    """Return a network with BatchNorm statistics of its inputs, as after a training."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
@@ -216,7 +216,7 @@ def test_repaired_rows_of_a_weight_mask_equal_repeated_optimal_brain_updates():
 
 
 class Residual(nn.Module):
-    """Its blocks add to a trunk; statistics are those of its inputs."""
+    """Residual blocks."""
 
     def __init__(self, norms=True):
         super().__init__()

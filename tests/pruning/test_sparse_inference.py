@@ -1,3 +1,5 @@
+"""Sparse inference: equal outputs, the choice of sparse layers by timings, break-even sparsities."""
+
 import copy
 import subprocess
 import sys
@@ -169,7 +171,7 @@ def test_single_layers_and_repeated_layers_become_sparse():
 def test_networks_of_torch_prune_become_sparse_and_torch_encoders_stay_dense():
     network = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 4))
     prune.random_unstructured(network[0], "weight", 0.998)
-    network(torch.randn(2, 1024)).sum().backward()  # a weight with a history, which deepcopy refuses
+    network(torch.randn(2, 1024)).sum().backward()  # a weight with a gradient function, which deepcopy refuses
     x = torch.randn(64, 1024)
     deployed, choices = deploy.sparse(network, x)
     assert [choice.chosen for choice in choices] == ["sparse"]
