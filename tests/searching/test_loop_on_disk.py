@@ -52,7 +52,7 @@ def test_resumed_search_equals_uninterrupted_search(make, batch, at, often, tmp_
     assert parts.best_so_far()[-1] == whole.best_so_far()[-1]
 
 
-def test_a_finished_search_is_not_done_again(tmp_path):
+def test_finished_search_is_not_repeated(tmp_path):
     first = search(SPACE, Annealing(), Overlap(), 0.3, 30, folder=tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     scorer = Overlap()
@@ -115,10 +115,10 @@ def test_stored_moves_do_not_depend_on_the_identity_of_mask_objects(chains, tmp_
         def incumbent(self):
             return Mask(SPACE, super().incumbent.bits.clone())
 
-    for name, searcher in (("own", Annealing(chains=chains)), ("copied", Copied(chains=chains))):
+    for name, searcher in (("original", Annealing(chains=chains)), ("copied", Copied(chains=chains))):
         search(SPACE, searcher, Overlap(), 0.3, 200, batch=2, folder=tmp_path / name)
-    assert rows_of(tmp_path / "copied") == rows_of(tmp_path / "own")
-    assert (tmp_path / "copied" / "moves.i32").read_bytes() == (tmp_path / "own" / "moves.i32").read_bytes()
+    assert rows_of(tmp_path / "copied") == rows_of(tmp_path / "original")
+    assert (tmp_path / "copied" / "moves.i32").read_bytes() == (tmp_path / "original" / "moves.i32").read_bytes()
 
 
 def test_rows_store_distance_from_the_start_and_layer_densities(tmp_path):
@@ -266,7 +266,7 @@ class TestLargerBudgets:
         with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
-    def test_a_finished_search_is_not_done_again(self, tmp_path):
+    def test_finished_search_is_not_repeated(self, tmp_path):
         self.both(Annealing, tmp_path)
         before, scorer = rows_of(tmp_path), Overlap(5)
         assert len(search(SPACE, Annealing(), scorer, budget=50, folder=tmp_path, **self.OPTIONS)) == 50
@@ -292,15 +292,15 @@ class TestLargerBudgets:
 
 
 class Uniform(Searcher):
-    """Two methods, and an attribute that isn't saved."""
+    """A searcher of two methods, with an attribute that isn't saved."""
 
-    told = 0
+    n_scores = 0
 
     def ask(self, n=1):
         return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
 
     def tell(self, proposals, scores):
-        self.told += len(scores)
+        self.n_scores += len(scores)
 
 
 def test_searcher_without_resuming_refuses_unfinished_and_returns_finished_search(tmp_path, monkeypatch):

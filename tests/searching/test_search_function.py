@@ -39,7 +39,7 @@ def test_seconds_of_a_trial_include_time_of_the_searcher():
             super().tell(proposals, scores)
 
     history = search(SPACE, Slow(), Overlap(seconds=7.0), 0.3, 20)
-    assert 19 * 0.005 <= history.seconds - 20 * 7 < 7  # the last tell leads to no trial
+    assert 19 * 0.005 <= history.seconds - 20 * 7 < 7  # no trial follows the last tell
     assert min(trial.score.seconds for trial in history) >= 7.002
     assert history.seconds == sum(trial.score.seconds for trial in history)
 
@@ -68,7 +68,7 @@ def test_search_ends_when_the_searcher_has_no_more_proposals():
 def test_repeated_masks_are_trials_with_the_first_score_and_no_second_scoring():
     scorer = Overlap(nan_every=3, seconds=5.0)
     history = search(SMALL, RandomSearch(), scorer, 0.4, 80)
-    assert len({trial.mask_hash for trial in history}) == len(scorer.scored) == 10  # of 5 units, 2
+    assert len({trial.mask_hash for trial in history}) == len(scorer.scored) == 10  # masks of 2 of 5 units
     assert len({mask.hash for mask in scorer.scored}) == 10
     assert sum(trial.is_repeat for trial in history) == 70
     by_hash = {}
@@ -141,14 +141,14 @@ def test_search_starts_from_a_mask_or_from_a_saliency():
 
 
 def test_start_with_other_layer_densities_raises_input_error():
-    own = {"first": 0.25, "second": 0.5}
-    fits = SPACE.random(own, generator=torch.Generator().manual_seed(0))
-    assert search(SPACE, Annealing(), Overlap(), own, 5, start=fits).first == fits
+    densities = {"first": 0.25, "second": 0.5}
+    fits = SPACE.random(densities, generator=torch.Generator().manual_seed(0))
+    assert search(SPACE, Annealing(), Overlap(), densities, 5, start=fits).first == fits
     even = SPACE.random(20 / 60, "layerwise", generator=torch.Generator().manual_seed(0))
     with pytest.raises(
         InputError, match="start: the mask keeps 13 units of layer 'first', and the layer's density needs 10"
     ):
-        search(SPACE, Annealing(), Overlap(), own, 5, start=even)
+        search(SPACE, Annealing(), Overlap(), densities, 5, start=even)
 
 
 def test_wrong_arguments_of_search_raise_input_error_before_any_scoring(tmp_path):
@@ -204,11 +204,11 @@ def test_history_keeps_only_the_masks_of_the_best_trials():
 
 def test_repeated_mask_in_a_batch_is_scored_with_the_lowest_threshold():
     mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
-    asked = []
+    thresholds_scored = []
 
     class Bounding:
         def score(self, proposals):
-            asked.extend(proposal.threshold for proposal in proposals)
+            thresholds_scored.extend(proposal.threshold for proposal in proposals)
             return [Score(0.1, exact=proposal.threshold is None, images=7) for proposal in proposals]
 
     def scores(*thresholds, history=None):
@@ -221,11 +221,11 @@ def test_repeated_mask_in_a_batch_is_scored_with_the_lowest_threshold():
     history, problem = History(), Problem(SPACE, 0.3, Budget(1), 0)
     assert scores(0.5, 0.3, history=history) == [(0.1, False, 7), (0.1, False, 0)]
     assert scores(0.5, None, 0.3, history=history) == [(0.1, True, 7), (0.1, True, 0), (0.1, True, 0)]
-    assert asked == [0.3, None]
+    assert thresholds_scored == [0.3, None]
     history.add(mask, Score(0.1, exact=False), {})
-    assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound settles it
+    assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound is below the threshold
     assert scores(0.2, 0.05, history=history) == [(0.1, False, 7), (0.1, False, 0)]
-    assert asked == [0.3, None, 0.05]
+    assert thresholds_scored == [0.3, None, 0.05]
 
 
 def test_search_accepts_the_name_of_a_searcher():
@@ -245,14 +245,14 @@ def test_search_with_a_searcher_class_raises_input_error():
 class TestScoresThatDoNotCount:
     """Scores of a share of the examples, and of probes."""
 
-    class Asking(RandomSearch):
-        """Proposes one mask again and again: on a quarter of the examples, then as a probe, then on all examples."""
+    class Repeating(RandomSearch):
+        """Proposes the same mask on a quarter of the examples and on all examples, and the full mask as a probe."""
 
         def ask(self, n=1):
             kinds = [{"share": 0.25}, {"probe": True}, {}, {"share": 0.25}, {}]
-            self.asked = getattr(self, "asked", -1) + 1
-            mask = SPACE.full() if self.asked == 1 else SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
-            return [replace(Proposal.of(mask), **kinds[self.asked % 5])]
+            self.number = getattr(self, "number", -1) + 1
+            mask = SPACE.full() if self.number == 1 else SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+            return [replace(Proposal.of(mask), **kinds[self.number % 5])]
 
         def tell(self, proposals, scores):
             assert scores[0].counts == proposals[0].counts
@@ -264,13 +264,13 @@ class TestScoresThatDoNotCount:
             return [Score(2 - proposal.share + proposal.probe) for proposal in proposals]
 
     def test_scores_of_shares_and_probes_are_never_best_and_never_repeats(self, tmp_path):
-        history = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+        history = search(SPACE, self.Repeating(), self.Higher(), 0.3, 5, folder=tmp_path)
         assert [trial.score.value for trial in history] == [1.75, 2.0, 1.0, 1.75, 1.0]
         assert [trial.score.counts for trial in history] == [False, False, True, False, True]
         assert [trial.is_best for trial in history] == [False, False, True, False, False]
         assert [trial.is_repeat for trial in history] == [False, False, False, False, True]
         assert history.best.number == 2
-        again = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+        again = search(SPACE, self.Repeating(), self.Higher(), 0.3, 5, folder=tmp_path)
         assert [(t.score, t.is_best, t.is_repeat) for t in again] == [
             (t.score, t.is_best, t.is_repeat) for t in history
         ]

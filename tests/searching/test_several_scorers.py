@@ -84,10 +84,10 @@ def test_pickled_scorer_gives_equal_scores(objective):
         model = ms.build_model(network, data, seed=0)
         space = ms.weight_space(model)
         scorer = ms.Scorer(model, space, data.search, objective)
-        copied, own = pickle.loads(pickle.dumps((scorer, space)))
+        copied, copied_space = pickle.loads(pickle.dumps((scorer, space)))
         for seed in range(3):
             mask = space.random(0.5, generator=torch.Generator().manual_seed(seed))
-            assert copied(ms.Mask(own, mask.bits)).value == scorer(mask).value
+            assert copied(ms.Mask(copied_space, mask.bits)).value == scorer(mask).value
         assert copied.path_name == scorer.path_name
 
 

@@ -135,7 +135,7 @@ def test_scores_of_a_search_in_a_subspace_equal_reference_scores_of_lifted_masks
         assert large.mask == lifted
         assert lifted.n_kept == whole.count(0.2)
         assert not (lifted.bits & ~alive.bits).any()
-        assert len(large.move) == len(small.move)  # moves stay moves
+        assert len(large.move) == len(small.move)  # moves of the same size
         assert score.value == pytest.approx(plain(lifted).value, abs=1e-5)
     assert plain(space.lifted(history.best.mask)).value == pytest.approx(history.best.score.value, abs=1e-5)
 
