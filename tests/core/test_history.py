@@ -133,7 +133,7 @@ def test_known_score_returns_a_bound_below_the_threshold():
     assert history.known_score(mask(1), 0.6).value == 0.5
     assert history.add(mask(1), Score(0.5, exact=False), {}).is_repeat
     assert not history.add(mask(1), Score(0.4, exact=False), {}).is_repeat
-    assert history.known_score(mask(1), 0.5).value == 0.4  # the lower bound of two
+    assert history.known_score(mask(1), 0.5).value == 0.4  # the lower of two bounds
     assert not history.has_best
     history.add(mask(1), Score(0.3), {})
     assert history.known_score(mask(1), 0.1) == history.known_score(mask(1)) == Score(0.3)

@@ -165,8 +165,12 @@ def test_quotas_sum_to_the_count_and_fit_into_the_layers(case, scope):
 
 
 def test_quotas_round_by_largest_remainders():
-    assert make_space([7, 5, 8]).quotas(0.5) == [4, 2, 4]  # 3.5, 2.5, 4 and 10 in all: of equal remainders, the first
-    assert make_space([13, 14, 3]).quotas(0.3) == [4, 4, 1]  # 3.9, 4.2, 0.9: 3 + 4 + 0 and two to give
+    assert make_space([7, 5, 8]).quotas(0.5) == [4, 2, 4]  # 3.5, 2.5, 4 and 10 in total: the first of equal remainders
+    assert make_space([13, 14, 3]).quotas(0.3) == [
+        4,
+        4,
+        1,
+    ]  # 3.9, 4.2, 0.9: 3 + 4 + 0, and the rest of two by remainders
 
 
 @many
