@@ -163,7 +163,7 @@ def test_process_killed_while_writing_leaves_a_whole_file(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert len(seen) == 3  # the child did write
+    assert len(seen) == 3  # the child has written
     content = path.read_bytes()
     assert len(content) == 300_000
     assert len(set(content)) == 1
