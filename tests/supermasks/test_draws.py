@@ -34,7 +34,7 @@ def test_edge_popup_gradients_equal_backpropagation_by_hand(power):
     for score, grad, weight, factor in zip(learner.scores, of_effective, weights, factors, strict=True):
         wanted = grad * weight * factor * score.sign()
         assert torch.allclose(score.grad, wanted, rtol=1e-12, atol=1e-15)
-        assert (wanted != 0).sum() > 0.4 * wanted.numel()  # pruned weights get one too
+        assert (wanted != 0).sum() > 0.4 * wanted.numel()  # pruned weights have gradients, too
 
 
 def test_zhou_gradients_pass_through_the_sigmoid():

@@ -67,7 +67,7 @@ def state_of(model):
         "values": {name: tensor.detach().clone() for name, tensor in tensors.items()},
         "ids": {name: (id(tensor), tensor.data_ptr()) for name, tensor in tensors.items()},
         "grads": {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()},
-        "wants": {name: p.requires_grad for name, p in model.named_parameters()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "modes": [module.training for module in model.modules()],
     }
 
@@ -81,8 +81,8 @@ def test_learn_does_not_change_model_and_global_random_state(name, training):
     before, torch_state = state_of(model), torch.get_rng_state()
     learn(name, model, weight_space(model), make_split(), 0.3, settings=SHORT)
     after = state_of(model)
-    for what in ("ids", "wants", "modes"):
-        assert after[what] == before[what]
+    for kind in ("ids", "requires_grad", "modes"):
+        assert after[kind] == before[kind]
     assert all(torch.equal(after["values"][n], t) for n, t in before["values"].items())
     assert all(t is None or torch.equal(after["grads"][n], t) for n, t in before["grads"].items())
     assert torch.equal(torch.get_rng_state(), torch_state)
