@@ -1,3 +1,5 @@
+"""Costs: MACs, parameters, bytes on disk, latency and peak memory against counts by hand."""
+
 import copy
 import json
 import pickle
@@ -32,7 +34,7 @@ VGG16 += [37748736, 37748736, 9437184, 9437184, 9437184, 5120]
 
 
 class Attention(nn.Module):
-    """Four tokens' attention, two heads of eight; batch, tokens, 16."""
+    """Attention with two heads of eight, on inputs (batch, tokens, 16)."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +103,7 @@ def test_macs_of_attention_do_not_depend_on_gradients(trainable, grad):
         assert counted.per_layer == {"": products, "qkv": 5 * 16 * 48}
         block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).requires_grad_(trainable)
         counted = cost.macs(block, x)
-    # The projections are multiplied inside the attention; the output's has a module of its own.
+    # The attention multiplies its input projections itself; the output projection is a separate module.
     assert counted.per_layer == {
         "self_attn": 5 * 16 * 48 + products,
         "self_attn.out_proj": 5 * 16 * 16,
@@ -315,7 +317,7 @@ def test_measures_of_cost_do_not_change_the_model(measure, training):
     assert torch.equal(model.linear.bias.grad, torch.ones(4))
     assert model.norm.weight.grad is None
     assert not model._forward_hooks
-    assert len(model.linear._forward_pre_hooks) == 1  # torch's own
+    assert len(model.linear._forward_pre_hooks) == 1  # of torch.nn.utils.prune
 
 
 @pytest.mark.parametrize("measure", MEASURES)
