@@ -266,7 +266,7 @@ class TestLargerBudgets:
         with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
-    def test_finished_search_is_not_repeated(self, tmp_path):
+    def test_finished_search_with_a_larger_budget_is_not_repeated(self, tmp_path):
         self.both(Annealing, tmp_path)
         before, scorer = rows_of(tmp_path), Overlap(5)
         assert len(search(SPACE, Annealing(), scorer, budget=50, folder=tmp_path, **self.OPTIONS)) == 50
