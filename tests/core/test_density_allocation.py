@@ -1,4 +1,4 @@
-"""Amounts: a density with its companions as one value, and the functions that take one."""
+"""``Amount``: a density with scope, hold and on_empty in a single value, and the functions that accept it."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def generator():
     return torch.Generator().manual_seed(3)
 
 
-def test_an_amount_stands_for_a_density_with_its_companions():
+def test_amount_equals_a_density_with_scope_and_on_empty():
     for companions in ({}, {"scope": "erk"}, {"scope": "layerwise", "on_empty": "keep_one"}):
         amount = Amount(0.1, **companions)
         assert SPACE.top_k(SALIENCY, amount) == SPACE.top_k(SALIENCY, 0.1, **companions)
@@ -28,7 +28,7 @@ def test_an_amount_stands_for_a_density_with_its_companions():
     assert SPACE.fits(torch.tensor([4, 2]).numpy(), Amount(0.1))
 
 
-def test_sparsity_is_one_minus_density_to_the_last_unit():
+def test_sparsity_gives_the_mask_of_density_1_minus_sparsity():
     for sparsity in (0.0, 0.5, 0.7, 0.9, 0.95):
         density = round(1 - sparsity, 12)
         mask = SPACE.top_k(SALIENCY, sparsity=sparsity, on_empty="allow")
@@ -54,14 +54,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
-def test_arguments_that_exclude_each_other_are_errors(arguments, message):
+def test_conflicting_densities_and_sparsities_raise_input_error(arguments, message):
     for function in (lambda **given: SPACE.top_k(SALIENCY, **given), SPACE.random):
         with pytest.raises(InputError, match=message) as caught:
             function(**arguments)
         assert "\n" not in str(caught.value)
 
 
-def test_amounts_check_their_fields():
+def test_wrong_fields_of_amount_raise_input_error():
     for arguments, message in (
         ({"density": 0.0}, "density: 0.0; it must lie in"),
         ({"density": {"first": 1.5}}, "density of layer 'first': 1.5"),
@@ -74,7 +74,7 @@ def test_amounts_check_their_fields():
             Amount(**arguments)
 
 
-def test_kinds_of_density():
+def test_amount_distinguishes_single_and_layer_densities():
     single, per_layer, erk = Amount(0.1), Amount(PER_LAYER), Amount(0.2, scope="erk")
     assert (single.per_layer, per_layer.per_layer) == (None, PER_LAYER)
     assert [amount.fixes_layers for amount in (single, per_layer, erk)] == [False, True, True]
@@ -92,7 +92,7 @@ def test_kinds_of_density():
         Amount(0.1, hold="macs", scope="erk").by_layer(SPACE)
 
 
-def test_every_round_prunes_the_same_share_and_the_last_one_has_the_amount():
+def test_rounds_prune_equal_shares_and_end_at_the_amount():
     amount = Amount(0.25, hold="macs", on_empty="keep_one")
     assert amount.in_rounds(2) == [amount.at(0.5), amount]
     assert amount.in_rounds(1) == [amount]
@@ -101,14 +101,14 @@ def test_every_round_prunes_the_same_share_and_the_last_one_has_the_amount():
     assert half.density == pytest.approx({name: density**0.5 for name, density in PER_LAYER.items()})
 
 
-def test_changing_the_given_mapping_changes_no_amount():
+def test_amount_copies_the_given_mapping():
     densities = dict(PER_LAYER)
     amount = Amount(densities)
     densities["first"] = 1.0
     assert amount.density == PER_LAYER
 
 
-def test_problems_carry_one_amount():
+def test_problem_makes_an_amount_of_density_hold_and_on_empty():
     problem = ms.Problem(SPACE, 0.1, 20, 0, hold="units", on_empty="allow")
     assert problem.amount == Amount(0.1, on_empty="allow")
     assert (problem.density, problem.hold, problem.on_empty) == (0.1, "units", "allow")
@@ -126,7 +126,7 @@ class Sum:
         return [ms.Score(float(SALIENCY[proposal.mask.bits].sum())) for proposal in proposals]
 
 
-def test_searches_take_amounts_and_sparsities():
+def test_search_accepts_amounts_and_sparsities():
     def best(*arguments, **more):
         history = ms.search(SPACE, "annealing", Sum(), *arguments, budget=40, seed=1, **more)
         return [trial.mask_hash for trial in history]
@@ -146,7 +146,7 @@ def test_searches_take_amounts_and_sparsities():
         ms.search(SPACE, "annealing", Sum(), 0.3)
 
 
-def test_criteria_take_amounts_and_sparsities():
+def test_criteria_select_accepts_amounts_and_sparsities():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     space = ms.weight_space(model)
@@ -158,7 +158,7 @@ def test_criteria_take_amounts_and_sparsities():
         ms.criteria.select("magnitude", model, space, density=Amount(0.2), scope="erk")
 
 
-def test_a_problem_takes_a_sparsity_in_place_of_a_density():
+def test_problem_accepts_a_sparsity_in_place_of_a_density():
     assert ms.Problem(SPACE, sparsity=0.9, budget=5).amount == ms.Problem(SPACE, 0.1, 5).amount
     with pytest.raises(InputError, match="exactly one"):
         ms.Problem(SPACE, 0.1, 5, sparsity=0.9)

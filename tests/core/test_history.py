@@ -1,4 +1,4 @@
-"""Histories: best-so-far, NaN, bounds, repeats, the masks of the best few; the same after a restart."""
+"""Histories: best score so far, NaN, bounds, repeats, fronts, masks of the best trials, files, data frames."""
 
 import json
 import math
@@ -32,7 +32,7 @@ values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, math.nan])
 trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_size=1, max_size=30)
 
 
-def test_a_search_without_costs_has_no_front():
+def test_history_without_costs_has_no_front():
     history = fill(History(), [(1, 0.5, True)])
     assert history.front == []
     with pytest.raises(InputError, match="so there is no Pareto front"):
@@ -48,7 +48,7 @@ priced = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @given(priced, st.integers(1, 4))
-def test_the_front_is_what_no_trial_beats(rows, keep):
+def test_front_holds_the_undominated_trials_and_within_caps_the_cost(rows, keep):
     history = History(keep)
     for code, value, is_exact, cost in rows:
         history.add(mask(code), history.known_score(mask(code)) or Score(value, is_exact, cost=cost), {})
@@ -74,7 +74,7 @@ def test_the_front_is_what_no_trial_beats(rows, keep):
 
 
 def fill(history, rows):
-    """Add rows as the loop does: a mask that is known keeps its score."""
+    """Add rows as in the loop: a repeated mask keeps its score."""
     for code, value, is_exact in rows:
         score = history.known_score(mask(code)) or Score(value, is_exact, seconds=1.0)
         history.add(mask(code), score, {})
@@ -83,7 +83,7 @@ def fill(history, rows):
 
 @settings(deadline=None, max_examples=100)
 @given(trials, st.integers(1, 4))
-def test_best_and_top_against_sorting(rows, keep):
+def test_best_and_top_equal_sorted_trials(rows, keep):
     history = fill(History(keep), rows)
     first_exact = {}
     for trial in history:
@@ -105,7 +105,7 @@ def test_best_and_top_against_sorting(rows, keep):
 
 @settings(deadline=None, max_examples=60)
 @given(trials)
-def test_the_anytime_curve_is_the_running_maximum_of_exact_scores(rows):
+def test_best_so_far_is_the_running_maximum_of_exact_scores(rows):
     history = fill(History(), rows)
     best = math.nan
     for trial, point in zip(history, history.best_so_far(), strict=True):
@@ -115,7 +115,7 @@ def test_the_anytime_curve_is_the_running_maximum_of_exact_scores(rows):
         assert point == best or (math.isnan(point) and math.isnan(best))
 
 
-def test_repeats_are_known_by_their_exact_scores_alone():
+def test_second_trial_of_a_mask_is_a_repeat_only_after_an_exact_score():
     history = History()
     assert not history.add(mask(1), Score(0.9, exact=False), {}).is_repeat
     assert history.known_score(mask(1)) is None
@@ -125,7 +125,7 @@ def test_repeats_are_known_by_their_exact_scores_alone():
     assert history.best.number == 1
 
 
-def test_a_bound_is_known_where_it_settles_another_threshold_too():
+def test_known_score_returns_a_bound_below_the_threshold():
     history = History()
     history.add(mask(1), Score(0.5, exact=False), {})
     assert history.known_score(mask(1), None) is None
@@ -133,14 +133,14 @@ def test_a_bound_is_known_where_it_settles_another_threshold_too():
     assert history.known_score(mask(1), 0.6).value == 0.5
     assert history.add(mask(1), Score(0.5, exact=False), {}).is_repeat
     assert not history.add(mask(1), Score(0.4, exact=False), {}).is_repeat
-    assert history.known_score(mask(1), 0.5).value == 0.4  # the lower bound of two
+    assert history.known_score(mask(1), 0.5).value == 0.4  # the lower of two bounds
     assert not history.has_best
     history.add(mask(1), Score(0.3), {})
     assert history.known_score(mask(1), 0.1) == history.known_score(mask(1)) == Score(0.3)
     assert history.best.mask == mask(1)
 
 
-def test_the_first_mask_and_the_seconds():
+def test_history_has_first_mask_and_total_seconds():
     history = History()
     history.add(mask(7), Score(math.nan, seconds=0.5), {})
     history.add(mask(8), Score(1.0, seconds=0.25), {})
@@ -149,13 +149,13 @@ def test_the_first_mask_and_the_seconds():
     assert len(history) == 2
 
 
-def test_a_history_keeps_at_least_one_mask():
+def test_history_with_keep_0_raises_input_error():
     with pytest.raises(InputError, match="keep: 0"):
         History(0)
 
 
 def cost_of(code):
-    """None, or the share of a mask's units in some; also NaN."""
+    """Return the density of a mask; for some masks, None or NaN."""
     return None if code % 5 == 0 else math.nan if code % 5 == 1 else code.bit_count() / 8
 
 
@@ -174,12 +174,12 @@ def write(folder, rows, identity, start=0, keep=3):
 
 @settings(deadline=None, max_examples=25)
 @given(trials, st.data())
-def test_a_history_from_disk_is_the_same_and_goes_on_the_same(tmp_path_factory, rows, data):
+def test_history_round_trips_through_its_files_and_continues_equally(tmp_path_factory, rows, data):
     whole, parts = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("parts")
     cut = data.draw(st.integers(1, len(rows)))
     expected, _ = write(whole, rows, {"seed": 1})
     write(parts, rows[:cut], {"seed": 1})
-    for name in ("history.jsonl", "moves.i32"):  # appended after the checkpoint: not to be believed
+    for name in ("history.jsonl", "moves.i32"):  # broken rows after the checkpoint
         with (parts / name).open("ab") as sink:
             sink.write(b'{"number": 99, "sco')
     found, state = write(parts, rows, {"seed": 1}, start=cut)
@@ -195,16 +195,16 @@ def test_a_history_from_disk_is_the_same_and_goes_on_the_same(tmp_path_factory, 
     assert [(trial.number, trial.mask) for trial in found.front] == [(t.number, t.mask) for t in expected.front]
 
 
-def test_rows_read_back_what_was_told(tmp_path):
+def test_read_rows_returns_the_written_trials(tmp_path):
     history, _ = write(tmp_path, [(3, 0.5, True), (4, math.nan, True), (5, 0.9, False)], {})
-    for told, read in zip(history, read_rows(tmp_path), strict=True):
-        assert (read.number, read.mask_hash, read.is_best) == (told.number, told.mask_hash, told.is_best)
-        assert read.score == told.score or (math.isnan(read.score.value) and math.isnan(told.score.value))
+    for written, read in zip(history, read_rows(tmp_path), strict=True):
+        assert (read.number, read.mask_hash, read.is_best) == (written.number, written.mask_hash, written.is_best)
+        assert read.score == written.score or (math.isnan(read.score.value) and math.isnan(written.score.value))
         assert set(read.metrics) == {"temperature", "radius"}
-        assert read.metrics["radius"] == told.metrics["radius"]
+        assert read.metrics["radius"] == written.metrics["radius"]
 
 
-def test_another_search_in_the_folder_is_refused_and_left_as_it_is(tmp_path):
+def test_history_file_of_another_search_raises_input_error_and_does_not_change(tmp_path):
     write(tmp_path, [(3, 0.5, True)], {"seed": 1, "density": 0.5})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=r"its density is 0\.5, and this search has 0\.25"):
@@ -212,7 +212,7 @@ def test_another_search_in_the_folder_is_refused_and_left_as_it_is(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_without_a_checkpoint_a_history_begins_anew(tmp_path):
+def test_history_without_a_checkpoint_starts_again(tmp_path):
     (tmp_path / "history.jsonl").write_text("half a ro")
     (tmp_path / "moves.i32").write_bytes(b"1234567")
     history, state = write(tmp_path, [(3, 0.5, True)], {})
@@ -221,7 +221,7 @@ def test_without_a_checkpoint_a_history_begins_anew(tmp_path):
     assert (tmp_path / "moves.i32").stat().st_size == 8
 
 
-def test_budgets():
+def test_budgets_count_scorings_and_seconds():
     assert Budget.of(10) == Budget(scorings=10)
     assert Budget.of(Budget(5, 2.0)) == Budget(5, 2.0)
     assert Budget(10).left(4, 99.0) == 6
@@ -241,14 +241,14 @@ def test_budgets():
 
 
 @pytest.mark.parametrize("metrics", [{"radius": 3.0}, {"radius": 3.0, "subset_stage": 1.0}], ids=["plain", "in stages"])
-def test_rows_of_earlier_versions_are_read(tmp_path, metrics):
+def test_read_rows_reads_rows_of_earlier_versions(tmp_path, metrics):
     row = {"number": 0, "score": 0.5, "exact": True, "best": True, "repeat": False, "mask": f"{9:016x}", "images": 7}
     (tmp_path / "history.jsonl").write_text(json.dumps(row | {"metrics": metrics, "seconds": 0.25}) + "\n")
     [trial] = read_rows(tmp_path)
     assert trial == Trial(0, Score(0.5, seconds=0.25, images=7), 9, True, False, metrics)
 
 
-def test_a_history_is_shown_in_one_line():
+def test_repr_of_a_history_has_trials_best_score_and_budgets():
     history = fill(History(), [(1, 0.5, True), (3, 0.75, True)])
     assert repr(History()) == "History(0 trials)"
     assert repr(history) == "History(2 trials, best score 0.75)"
@@ -256,7 +256,7 @@ def test_a_history_is_shown_in_one_line():
     assert repr(history) == "History(2 trials, best score 0.75, budgets 1, 2, Budget(scorings=9, seconds=2.5))"
 
 
-def test_the_best_mask_and_score_are_those_of_the_best_trial():
+def test_best_mask_and_best_score_belong_to_the_best_trial():
     history = fill(History(), [(1, 0.5, True), (2, math.nan, True), (3, 0.75, True), (4, 2.0, False)])
     assert history.best_mask == mask(3)
     assert history.best_score == 0.75
@@ -266,7 +266,7 @@ def test_the_best_mask_and_score_are_those_of_the_best_trial():
 
 
 @pytest.mark.parametrize("real", [True, False], ids=["pandas", "stand-in"])
-def test_the_trials_make_a_data_frame_of_one_row_per_trial(real, monkeypatch):
+def test_trials_dataframe_has_a_row_per_trial(real, monkeypatch):
     if real:
         pandas = pytest.importorskip("pandas")
     else:  # a stand-in for pandas: the columns must be right without it, too
@@ -290,7 +290,7 @@ def test_the_trials_make_a_data_frame_of_one_row_per_trial(real, monkeypatch):
     assert columns["metrics_density/only"] == pytest.approx([math.nan, 0.2], nan_ok=True)
 
 
-def test_a_data_frame_without_pandas_is_an_error_of_one_line(monkeypatch):
+def test_trials_dataframe_without_pandas_raises_input_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"pandas is not installed.*pip install pandas") as caught:
         History().trials_dataframe()

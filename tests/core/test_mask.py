@@ -47,7 +47,7 @@ def masks_and_moves(draw):
 
 @many
 @given(masks_and_moves())
-def test_a_move_changes_just_its_units(case):
+def test_move_changes_exactly_its_units(case):
     mask, move = case
     before = mask.bits.clone()
     moved = mask.moved(move)
@@ -61,7 +61,7 @@ def test_a_move_changes_just_its_units(case):
 
 @many
 @given(masks_and_moves(), st.data())
-def test_move_to_leads_there_from_anywhere(case, data):
+def test_move_to_gives_the_move_between_any_two_masks(case, data):
     mask, move = case
     other = mask_of(data.draw(st.lists(st.booleans(), min_size=mask.space.n_units, max_size=mask.space.n_units)))
     found = mask.move_to(other)
@@ -72,7 +72,7 @@ def test_move_to_leads_there_from_anywhere(case, data):
     assert set(back.regrown) == set(move.regrown)
 
 
-def test_lazily_moved_masks_equal_eagerly_computed_ones_over_long_chains():
+def test_lazy_masks_of_long_chains_of_moves_equal_eager_masks():
     rng = np.random.default_rng(0)
     n = 40
     start = mask_of(rng.random(n) < 0.5)
@@ -85,7 +85,7 @@ def test_lazily_moved_masks_equal_eagerly_computed_ones_over_long_chains():
         lazy = lazy.moved(move)
         bits[move.dropped], bits[move.regrown] = False, True
         chain.append((lazy, bits.clone()))
-        if step % 7 == 0:  # hash asked for before the bits
+        if step % 7 == 0:  # read the hash before the bits
             assert lazy.hash == Mask(lazy.space, bits.clone()).hash
     for mask, eager in reversed(chain):
         assert torch.equal(mask.bits, eager)
@@ -93,10 +93,10 @@ def test_lazily_moved_masks_equal_eagerly_computed_ones_over_long_chains():
         assert mask.hash == Mask(mask.space, eager).hash
 
 
-def test_a_chain_does_not_grow_without_end():
+def test_chain_of_lazy_masks_stays_short():
     mask, rng = mask_of([True] * 5 + [False] * 5), np.random.default_rng(0)
     partition = Partition(mask)
-    for _ in range(5000):  # a recursion over the chain, or a chain that is never cut, would show here
+    for _ in range(5000):  # fails for recursion over the chain, or a chain of unlimited length
         move = partition.draw(1, rng)
         partition.make(move)
         mask = mask.moved(move)
@@ -109,7 +109,7 @@ def test_a_chain_does_not_grow_without_end():
 
 @many
 @given(bit_lists, st.data())
-def test_hashes_and_equality_go_by_the_bits(bits, data):
+def test_hash_and_equality_of_masks_depend_on_the_bits(bits, data):
     a, b = mask_of(bits), mask_of(list(bits))
     assert a == b
     assert hash(a) == hash(b)
@@ -126,7 +126,7 @@ def test_hashes_of_all_small_masks_differ():
     assert max(hashes) < 2**64
 
 
-def test_masks_of_other_spaces_are_other_masks():
+def test_masks_of_two_spaces_differ_and_cannot_be_compared():
     a = Mask(Layout([("a", (2, 3), 6)]), torch.ones(6, dtype=torch.bool))
     b = Mask(Layout([("b", (2, 3), 6)]), torch.ones(6, dtype=torch.bool))
     assert a != b
@@ -135,7 +135,7 @@ def test_masks_of_other_spaces_are_other_masks():
             measure(b)
 
 
-def test_cosine_of_known_masks():
+def test_cosine_equals_values_by_hand():
     a, b = mask_of([True, True, False, False]), mask_of([True, False, True, False])
     assert a.cosine(b) == pytest.approx(0.5)
     assert a.cosine(a) == pytest.approx(1)
@@ -144,7 +144,7 @@ def test_cosine_of_known_masks():
     assert mask_of([True]).cosine(mask_of([True])) == 1
 
 
-def test_counts_per_layer():
+def test_mask_counts_kept_units_per_layer():
     layout = Layout([("a", (2, 2), 4), ("b", (1, 2), 2)])
     mask = Mask(layout, torch.tensor([True, False, True, True, False, False]))
     assert mask.kept_per_layer() == {"a": 3, "b": 0}
@@ -154,11 +154,11 @@ def test_counts_per_layer():
     assert mask.sparsity == 0.5
 
 
-def test_of_units():
+def test_of_units_keeps_the_given_units():
     assert Mask.of_units(make_layout(5), np.array([3, 0])) == mask_of([True, False, False, True, False])
 
 
-def test_wrong_bits_are_errors():
+def test_wrong_bits_raise_input_error():
     for bits in (torch.ones(4, dtype=torch.bool), torch.ones(5), torch.ones(5, 1, dtype=torch.bool)):
         with pytest.raises(InputError, match=r"a bool tensor \(5,\) is needed"):
             Mask(make_layout(5), bits)
@@ -166,14 +166,14 @@ def test_wrong_bits_are_errors():
 
 @many
 @given(bit_lists)
-def test_files_give_the_mask_back(tmp_path_factory, bits):
+def test_mask_round_trips_through_a_file(tmp_path_factory, bits):
     path = tmp_path_factory.mktemp("masks") / "mask.safetensors"
     mask = mask_of(bits)
     mask.save(path)
     assert Mask.load(path, mask.space) == mask
 
 
-def test_files_are_packed_and_equal_for_equal_masks(tmp_path):
+def test_mask_files_are_packed_and_equal_for_equal_masks(tmp_path):
     mask = Mask(make_layout(80_000), torch.rand(80_000, generator=torch.Generator().manual_seed(0)) < 0.1)
     mask.save(tmp_path / "a")
     Mask(mask.space, mask.bits.clone()).save(tmp_path / "b")
@@ -181,7 +181,7 @@ def test_files_are_packed_and_equal_for_equal_masks(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_mask_of_another_architecture_is_refused_and_both_are_named(tmp_path):
+def test_mask_file_of_another_space_raises_input_error_with_both_fingerprints(tmp_path):
     mask = mask_of([True, False, True])
     mask.save(tmp_path / "mask")
     other = Layout([("other", (3, 1), 3)])
@@ -192,7 +192,7 @@ def test_a_mask_of_another_architecture_is_refused_and_both_are_named(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_hold_no_mask_are_errors(tmp_path):
+def test_files_without_a_mask_raise_input_error(tmp_path):
     with pytest.raises(InputError, match="no file"):
         Mask.load(tmp_path / "absent", make_layout(3))
     (tmp_path / "text").write_text("not a mask")
@@ -203,7 +203,7 @@ def test_files_that_hold_no_mask_are_errors(tmp_path):
         Mask.load(tmp_path / "weights", make_layout(3))
 
 
-def test_masks_along_a_walk_are_as_far_apart_as_their_moves():
+def test_hamming_distance_between_masks_of_a_walk_is_the_size_of_the_move():
     rng = np.random.default_rng(1)
     walk = [mask_of([True] * 20 + [False] * 30)]
     for _ in range(20):

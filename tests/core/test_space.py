@@ -1,4 +1,4 @@
-"""Spaces: exact density in every scope, ties, quotas, ERK against its formula, layers that would be emptied."""
+"""Spaces: exact density in every scope, ties, quotas, ERK against its formula, empty layers, fingerprints."""
 
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ many = settings(deadline=None, max_examples=80)
 
 
 def make_space(sizes):
-    """One fully connected layer a size: `units` inputs, one output."""
+    """Return a space with a linear layer of one output per size."""
     return MaskSpace([(f"layer{i}", (1, size), size) for i, size in enumerate(sizes)])
 
 
@@ -41,14 +41,14 @@ def spaces_and_densities(draw):
 
 @st.composite
 def saliencies(draw, n):
-    """Few different values, so that ties are everywhere; infinite ones among them."""
+    """Few different values, so that there are many ties; also infinite values."""
     values = st.sampled_from([-torch.inf, -1.0, -0.0, 0.0, 1.0, 2.0, torch.inf])
     return torch.tensor(draw(st.lists(values, min_size=n, max_size=n)))
 
 
 @many
 @given(st.data(), st.sampled_from(SCOPES))
-def test_density_is_exact_in_every_scope_whatever_the_ties(data, scope):
+def test_density_is_exact_in_every_scope_with_ties(data, scope):
     space, density = data.draw(spaces_and_densities())
     saliency = data.draw(saliencies(space.n_units))
     mask = space.top_k(saliency, density, scope, on_empty="allow")
@@ -73,7 +73,7 @@ def test_density_is_exact_for_densities_per_layer(data):
 
 @many
 @given(st.data())
-def test_what_is_kept_ranks_no_lower_than_what_is_not(data):
+def test_kept_units_have_at_least_the_saliency_of_pruned_units(data):
     space, density = data.draw(spaces_and_densities())
     saliency = data.draw(saliencies(space.n_units))
     mask = space.top_k(saliency, density, on_empty="allow")
@@ -86,7 +86,7 @@ def test_what_is_kept_ranks_no_lower_than_what_is_not(data):
             assert values[bits].min() >= values[~bits].max()
 
 
-def test_ties_are_broken_by_the_generator_and_evenly():
+def test_ties_are_broken_evenly_by_the_generator():
     space = make_space([10, 10])
     saliency = torch.zeros(20)
     assert space.top_k(saliency, 0.5) == space.top_k(saliency, 0.5)
@@ -98,7 +98,7 @@ def test_ties_are_broken_by_the_generator_and_evenly():
     assert (kept / 2000 - 0.2).abs().max() < 0.045  # five standard deviations of a share of 0.2 in 2,000 draws
 
 
-def test_top_k_leaves_its_arguments_and_the_global_random_state_alone():
+def test_top_k_does_not_change_arguments_and_global_random_state():
     space = make_space([30, 20])
     saliency = torch.randn(50, generator=generator())
     before, state = saliency.clone(), torch.get_rng_state()
@@ -108,7 +108,7 @@ def test_top_k_leaves_its_arguments_and_the_global_random_state_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_random_masks_are_uniform_and_belong_to_their_generator():
+def test_random_masks_are_uniform_and_depend_on_the_generator():
     space = make_space([40, 60])
     assert space.random(0.3, generator=generator(1)) == space.random(0.3, generator=generator(1))
     assert space.random(0.3, generator=generator(1)) != space.random(0.3, generator=generator(2))
@@ -128,7 +128,7 @@ def test_keep_one_keeps_the_count_and_leaves_no_layer_empty(data):
     assert mask.n_kept == allowed.n_kept
     assert mask.empty_layers() == []
     empty = len(allowed.empty_layers())
-    assert mask.hamming(allowed) == 2 * empty  # nothing but the repair
+    assert mask.hamming(allowed) == 2 * empty  # only the repair
     if empty:
         with pytest.raises(InputError, match="keeps nothing of layer"):
             space.top_k(saliency, density, on_empty="raise")
@@ -136,14 +136,14 @@ def test_keep_one_keeps_the_count_and_leaves_no_layer_empty(data):
         assert space.top_k(saliency, density, on_empty="raise") == allowed
 
 
-def test_keep_one_brings_in_the_best_and_drops_the_worst():
+def test_keep_one_adds_the_best_unit_of_an_empty_layer_and_drops_the_worst_kept_unit():
     space = make_space([3, 3, 3])
     saliency = torch.tensor([7.0, 9, 8, 6, 5, 4, 1, 3, 2])
     mask = space.top_k(saliency, 4 / 9, on_empty="keep_one")
-    assert mask.bits.tolist() == [False, True, True, True, False, False, False, True, False]  # 7 went, 3 came
+    assert mask.bits.tolist() == [False, True, True, True, False, False, False, True, False]  # drops 7, adds 3
 
 
-def test_keep_one_spares_the_only_kept_unit_of_a_layer_also_where_saliencies_are_minus_infinity():
+def test_keep_one_empties_no_layer_with_saliencies_of_minus_infinity():
     space = make_space([2, 20, 1])
     saliency = torch.cat([torch.ones(2), torch.full((21,), -torch.inf)])
     for seed in range(60):
@@ -154,7 +154,7 @@ def test_keep_one_spares_the_only_kept_unit_of_a_layer_also_where_saliencies_are
 
 @many
 @given(spaces_and_densities(), st.sampled_from(["layerwise", "erk"]))
-def test_quotas_add_up_and_fit_into_their_layers(case, scope):
+def test_quotas_sum_to_the_count_and_fit_into_the_layers(case, scope):
     space, density = case
     quotas = space.quotas(density, scope)
     assert sum(quotas) == space.count(density)
@@ -164,14 +164,18 @@ def test_quotas_add_up_and_fit_into_their_layers(case, scope):
         assert all(abs(quota - share) < 1 for quota, share in zip(quotas, shares, strict=True))
 
 
-def test_largest_remainders_get_the_rest():
-    assert make_space([7, 5, 8]).quotas(0.5) == [4, 2, 4]  # 3.5, 2.5, 4 and 10 in all: of equal remainders, the first
-    assert make_space([13, 14, 3]).quotas(0.3) == [4, 4, 1]  # 3.9, 4.2, 0.9: 3 + 4 + 0 and two to give
+def test_quotas_round_by_largest_remainders():
+    assert make_space([7, 5, 8]).quotas(0.5) == [4, 2, 4]  # 3.5, 2.5, 4 and 10 in total: the first of equal remainders
+    assert make_space([13, 14, 3]).quotas(0.3) == [
+        4,
+        4,
+        1,
+    ]  # 3.9, 4.2, 0.9: 3 + 4 + 0, and the rest of two by remainders
 
 
 @many
 @given(spaces_and_densities())
-def test_erk_follows_its_formula_where_no_layer_is_full(case):
+def test_erk_quotas_follow_the_formula_and_share_the_rest_of_full_layers(case):
     space, density = case
     quotas = space.quotas(density, "erk")
     total = sum(quotas)
@@ -192,7 +196,7 @@ def test_erk_follows_its_formula_where_no_layer_is_full(case):
         assert abs(quota - exact) < 1 + 1e-9
 
 
-def test_sparsity_is_taken_wherever_density_is():
+def test_count_quotas_and_amount_accept_sparsity():
     space = make_space([4, 16])
     assert space.count(sparsity=0.75) == space.count(0.25) == 5
     assert space.quotas(sparsity=0.75) == space.quotas(0.25) == [1, 4]
@@ -211,7 +215,7 @@ def test_erk_of_a_convolution_counts_its_kernel():
     assert layout.erk(layout.layers[1]) == pytest.approx((10 + 20) / (10 * 20))
 
 
-def test_erk_fills_small_layers_and_shares_the_excess_out_again():
+def test_erk_fills_small_layers_and_gives_the_excess_to_other_layers():
     space = MaskSpace([("wide", (100, 100), 10_000), ("narrow", (2, 3), 6)])
     assert space.quotas(0.5, "erk") == [round(0.5 * 10_006) - 6, 6]
 
@@ -230,13 +234,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("density", "message"), BAD.values(), ids=BAD)
-def test_bad_densities_say_what_is_allowed(density, message):
+def test_wrong_densities_raise_input_error(density, message):
     with pytest.raises(InputError, match=message) as caught:
         make_space([40, 20]).count(density)
     assert "\n" not in str(caught.value)
 
 
-def test_bad_saliencies_scopes_and_policies_are_errors():
+def test_wrong_saliencies_scopes_and_policies_raise_input_error():
     space = make_space([4, 4])
     with pytest.raises(InputError, match=r"shape \(7,\).*\(8,\) is needed"):
         space.top_k(torch.zeros(7), 0.5)
@@ -250,7 +254,7 @@ def test_bad_saliencies_scopes_and_policies_are_errors():
         space.quotas(0.5, "global")
 
 
-def test_layouts_know_their_layers():
+def test_layers_have_consecutive_slices_of_units():
     space = MaskSpace([("a", (2, 3), 6), ("b", (4,), 4), ("c", (1, 1, 5), 5)])
     assert space.n_units == 15
     assert [(layer.start, layer.stop) for layer in space.layers] == [(0, 6), (6, 10), (10, 15)]
@@ -273,7 +277,7 @@ def test_fingerprints_differ_in_names_shapes_order_and_granularity():
     assert Layout(list(base)).fingerprint == Layout(base).fingerprint
 
 
-def test_layouts_without_layers_or_units_are_errors():
+def test_layouts_without_layers_or_units_raise_input_error():
     with pytest.raises(InputError, match="at least one layer"):
         Layout([])
     with pytest.raises(InputError, match="layer 'a' has 0 units"):
@@ -282,7 +286,7 @@ def test_layouts_without_layers_or_units_are_errors():
         Layout([("a", (1,), 1), ("a", (1,), 1)])
 
 
-def test_full_keeps_everything():
+def test_full_mask_keeps_all_units():
     mask = make_space([3, 4]).full()
     assert mask.n_kept == 7
     assert mask.density == 1

@@ -1,4 +1,4 @@
-"""Levels of layers: the dynamic programme equals brute force, and what it returns fits the budget."""
+"""Width levels of layers: the dynamic programme equals brute force, and its levels fit the budget."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def total(losses, levels):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_cheapest_choice_equals_brute_force(seed):
+def test_cheapest_levels_equal_brute_force(seed):
     rng = np.random.default_rng(seed)
     losses = [rng.random(rng.integers(1, 6)) for _ in range(4)]
     costs = [rng.integers(-5, 30, len(loss)).astype(float) for loss in losses]
@@ -36,7 +36,7 @@ def test_the_cheapest_choice_equals_brute_force(seed):
     assert total(losses, found) == pytest.approx(brute_force(losses, cost, budget))
 
 
-def test_costs_in_buckets_never_exceed_the_budget():
+def test_cheapest_levels_with_buckets_never_exceed_the_budget():
     rng = np.random.default_rng(0)
     losses = [np.sort(rng.random(8))[::-1] for _ in range(5)]
     costs = [np.sort(rng.random(8)) for _ in range(5)]
@@ -48,7 +48,7 @@ def test_costs_in_buckets_never_exceed_the_budget():
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_costs_that_do_not_add_up_are_linearised_and_the_result_is_near_brute_force(seed):
+def test_best_levels_of_costs_with_products_are_near_brute_force(seed):
     """A chain of layers: MACs are the sum of products of neighbouring widths."""
     rng = np.random.default_rng(seed)
     kept = [np.arange(1, 9)] * 4
@@ -70,11 +70,11 @@ def test_costs_that_do_not_add_up_are_linearised_and_the_result_is_near_brute_fo
         assert more[layer] == 8 or not levels.fits(more)
 
 
-def test_even_levels_are_the_largest_of_equal_height():
+def test_even_levels_are_the_largest_equal_levels_within_the_budget():
     levels = Levels([np.arange(11), np.arange(0, 101, 10)], lambda numbers: float(numbers.sum()), 55.0)
     assert levels.even().tolist() == [5, 5]
 
 
-def test_layers_are_filled_in_order():
+def test_filled_adds_units_to_layers_in_the_given_order():
     kept = filled(np.array([1, 1, 1]), [2, 0], np.array([10, 10, 4]), lambda kept: kept.sum() <= 9)
     assert kept.tolist() == [4, 1, 4]

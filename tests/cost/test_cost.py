@@ -1,3 +1,5 @@
+"""Costs: MACs, parameters, bytes on disk, latency and peak memory against counts by hand."""
+
 import copy
 import json
 import pickle
@@ -32,7 +34,7 @@ VGG16 += [37748736, 37748736, 9437184, 9437184, 9437184, 5120]
 
 
 class Attention(nn.Module):
-    """Four tokens' attention, two heads of eight; batch, tokens, 16."""
+    """Attention with two heads of eight, on inputs (batch, tokens, 16)."""
 
     def __init__(self):
         super().__init__()
@@ -48,8 +50,8 @@ class TwoInputs(nn.Module):
         return x + y
 
 
-class Restless(nn.Module):
-    """Changes everything that a forward pass can change."""
+class ChangesState(nn.Module):
+    """Its forward pass changes buffers, attributes, statistics and the random state."""
 
     def __init__(self):
         super().__init__()
@@ -68,16 +70,16 @@ class Restless(nn.Module):
 
 
 @pytest.mark.parametrize("case", BY_HAND)
-def test_macs_by_hand(case):
+def test_macs_of_layers_equal_counts_by_hand(case):
     layer, shape, expected = BY_HAND[case]
-    for n in (1, 3):  # a batch's size plays no part
+    for n in (1, 3):  # for any batch size
         counted = cost.macs(layer, torch.randn(n, *shape))
         assert counted == expected
         assert counted.per_layer == {"": expected}
         assert not counted.uncounted
 
 
-def test_macs_of_the_published_vgg16():
+def test_macs_per_layer_of_vgg16_equal_the_published_numbers():
     counted = cost.macs(ms.build_model("vgg16", (3, 32, 32)), torch.randn(1, 3, 32, 32))
     assert counted == 313_201_664
     assert list(counted.per_layer.values()) == VGG16
@@ -86,14 +88,14 @@ def test_macs_of_the_published_vgg16():
 
 
 @pytest.mark.parametrize(("name", "published"), [("resnet18", 1.814), ("mobilenet_v2", 0.301), ("vit_b_32", 4.409)])
-def test_macs_as_torchvision_publishes_them(name, published):
+def test_macs_equal_the_numbers_published_by_torchvision(name, published):
     model = ms.build_model(f"torchvision:{name}", (3, 224, 224), 1000)
     assert cost.macs(model, torch.zeros(1, 3, 224, 224)) / 1e9 == pytest.approx(published, abs=5e-4)
 
 
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
-def test_attention_is_counted_whatever_the_gradients(trainable, grad):
+def test_macs_of_attention_do_not_depend_on_gradients(trainable, grad):
     products = 2 * (2 * 5 * 5 * 8)  # queries x keys, weights x values: two heads, five tokens
     x = torch.randn(3, 5, 16)
     with torch.set_grad_enabled(grad):
@@ -101,7 +103,7 @@ def test_attention_is_counted_whatever_the_gradients(trainable, grad):
         assert counted.per_layer == {"": products, "qkv": 5 * 16 * 48}
         block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).requires_grad_(trainable)
         counted = cost.macs(block, x)
-    # The projections are multiplied inside the attention; the output's has a module of its own.
+    # The attention multiplies its input projections itself; the output projection is a separate module.
     assert counted.per_layer == {
         "self_attn": 5 * 16 * 48 + products,
         "self_attn.out_proj": 5 * 16 * 16,
@@ -131,7 +133,7 @@ def twice(x: torch.Tensor) -> torch.Tensor:
         (lambda x: torch.dot(x[0, 0], x[0, 1]), 6),
     ],
 )
-def test_products_of_activations_are_counted(function, expected):
+def test_macs_include_products_of_activations(function, expected):
     counted = cost.macs(functional(function), torch.randn(1, 4, 6))
     assert counted == expected
     assert not counted.uncounted
@@ -149,11 +151,11 @@ def test_products_of_activations_are_counted(function, expected):
         (functional(lambda x: torch.linalg.inv(x @ x.mT)), "aten.linalg_inv_ex"),
     ],
 )
-def test_products_without_a_formula_are_listed(model, operator):
+def test_operators_without_a_formula_are_listed_as_uncounted(model, operator):
     assert cost.macs(model, torch.randn(1, 4, 6)).uncounted == {operator: 1}
 
 
-def test_what_multiplies_nothing_is_not_listed():
+def test_operators_without_products_are_not_listed_as_uncounted():
     model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.GELU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Softmax(1))
     counted = cost.macs(model, torch.randn(1, 3, 8, 8))
     assert counted == 0
@@ -162,7 +164,7 @@ def test_what_multiplies_nothing_is_not_listed():
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # a CPU may run a float32 LSTM as one fused operator
-def test_recurrent_layers_are_counted(kind, gates, dtype):
+def test_macs_of_recurrent_layers_equal_counts_by_hand(kind, gates, dtype):
     steps, inputs, hidden = 5, 16, 8
     layer = kind(inputs, hidden, num_layers=2, bidirectional=True, batch_first=True).to(dtype)
     counted = cost.macs(layer, torch.randn(2, steps, inputs, dtype=dtype))
@@ -170,12 +172,12 @@ def test_recurrent_layers_are_counted(kind, gates, dtype):
     assert counted == steps * 2 * gates * hidden * (first + second)
 
 
-def test_a_layer_used_twice_counts_twice():
+def test_macs_of_a_repeated_layer_count_every_use():
     layer = nn.Linear(6, 6)
     assert cost.macs(nn.Sequential(layer, layer), torch.randn(1, 6)).per_layer == {"0": 2 * 36}
 
 
-def test_macs_are_a_number_that_can_be_copied():
+def test_macs_are_copied_pickled_and_written_as_json():
     counted = cost.macs(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)), torch.randn(1, 4))
     for other in (copy.deepcopy(counted), pickle.loads(pickle.dumps(counted))):
         assert (other, other.per_layer, other.uncounted) == (12, {"0": 12}, {"aten.native_layer_norm": 1})
@@ -199,7 +201,7 @@ def test_effective_macs_are_macs_times_density():
         cost.effective_macs(counted, {"conv1": 1.5})
 
 
-def test_parameters():
+def test_params_and_nonzero_params_count_by_hand():
     model = nn.Sequential(nn.Linear(10, 5), nn.BatchNorm1d(5), nn.Linear(5, 2, bias=False))
     assert cost.params(model) == 55 + 10 + 10
     with torch.no_grad():
@@ -221,7 +223,7 @@ def test_parameters():
         cost.disk(model, {"0.weight": keep[:2]})
 
 
-def test_bytes_on_disk_dense_and_compressed():
+def test_disk_sizes_dense_and_compressed_follow_the_density():
     model = ms.build_model("lenet_300_100", (1, 28, 28))
     space = ms.weight_space(model)
     sizes = {}
@@ -234,7 +236,7 @@ def test_bytes_on_disk_dense_and_compressed():
     assert "zlib" in sizes[0.1].codec
 
 
-def test_the_compressed_file_holds_everything():
+def test_compressed_file_contains_all_kept_weights():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 5))
     masks = {"0.weight": torch.rand(8, 3, 3, 3) < 0.3, "3.weight": torch.rand(5, 8) < 0.3}
     tensors = tensors_of(model)
@@ -251,19 +253,19 @@ def test_the_compressed_file_holds_everything():
             assert torch.equal(parts[name], tensor)
 
 
-def test_a_median_has_an_interval_around_it():
+def test_timing_has_a_median_and_an_interval():
     timing = cost.timing.timing_of([float(value) for value in range(100, 0, -1)])
     assert (timing.low, timing.median, timing.high, timing.runs) == (41, 50.5, 60, 100)
 
 
-def test_the_interval_covers_the_median_as_often_as_it_says():
+def test_interval_of_a_timing_covers_the_true_median_with_95_percent():
     generator = torch.Generator().manual_seed(0)
     samples = torch.rand(1000, 25, generator=generator).tolist()  # true median 0.5
     timings = [cost.timing.timing_of(sample) for sample in samples]
     assert 930 <= sum(timing.low <= 0.5 <= timing.high for timing in timings) <= 990
 
 
-def test_latency_grows_with_the_work():
+def test_latency_grows_with_the_batch_size():
     model = ms.build_model("lenet_300_100", (1, 28, 28))
     measured = cost.latency(model, torch.randn(3, 1, 28, 28), batch_sizes=(1, 512), seconds=0.1)
     assert list(measured) == [1, 512]
@@ -277,9 +279,9 @@ def test_latency_grows_with_the_work():
         cost.latency(model, torch.randn(1, 1, 28, 28), batch_sizes=(0,))
 
 
-def test_peak_memory_by_hand():
+def test_peak_memory_equals_bytes_by_hand():
     x = torch.randn(8, 10)
-    # At the ReLU: the input, which its owner holds on to, and the hidden layer twice. Later the first of them is gone.
+    # At the ReLU: the input, which the caller keeps, and the hidden layer twice.
     model = nn.Sequential(nn.Linear(10, 100), nn.ReLU(), nn.Linear(100, 5))
     assert cost.peak_memory(model, x) == 4 * 8 * (10 + 100 + 100)
     assert cost.peak_memory(nn.Sequential(nn.Linear(10, 100), nn.ReLU(inplace=True)), x) == 4 * 8 * (10 + 100)
@@ -297,8 +299,8 @@ MEASURES = {
 
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_left_as_found(measure, training):
-    model = Restless().train(training)
+def test_measures_of_cost_do_not_change_the_model(measure, training):
+    model = ChangesState().train(training)
     model.norm.eval()
     model.linear.bias.grad = torch.ones(4)
     buffers = dict(model.named_buffers())
@@ -315,11 +317,11 @@ def test_the_model_is_left_as_found(measure, training):
     assert torch.equal(model.linear.bias.grad, torch.ones(4))
     assert model.norm.weight.grad is None
     assert not model._forward_hooks
-    assert len(model.linear._forward_pre_hooks) == 1  # torch's own
+    assert len(model.linear._forward_pre_hooks) == 1  # of torch.nn.utils.prune
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_bad_input_is_one_clear_line(measure):
+def test_wrong_inputs_of_measures_raise_input_error(measure):
     model = ms.build_model("lenet5", (1, 28, 28))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     bad = [
@@ -346,7 +348,7 @@ def test_bad_input_is_one_clear_line(measure):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("measure", MEASURES)
-def test_a_network_on_cuda(measure):
+def test_measures_of_cost_work_on_cuda(measure):
     model = ms.build_model("lenet5", (1, 28, 28)).cuda()
     assert MEASURES[measure](model, torch.randn(2, 1, 28, 28))
 

@@ -1,4 +1,4 @@
-"""Small networks and batches in float64, for derivations of criteria."""
+"""Small networks and batches in float64, for the tests of criteria against independent derivations."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Criteria: against independent derivations; nothing leaks; every row of the table through one contract."""
+"""Criteria of weights: independent derivations, and the contract of every row of the table."""
 
 import copy
 
@@ -41,7 +41,7 @@ def saliency(name, model, space, batches, **extras):
 
 
 @every
-def test_a_weight_has_a_finite_value_that_is_its_own_and_repeatable(name):
+def test_saliencies_of_weights_are_finite_repeatable_and_mostly_different(name):
     contract.check_saliency(CRITERIA[name])
     contract.check_alive(CRITERIA[name])
     model = make_net()
@@ -50,13 +50,13 @@ def test_a_weight_has_a_finite_value_that_is_its_own_and_repeatable(name):
 
 
 @every
-def test_nothing_leaks(name):
+def test_criteria_leave_model_gradients_and_random_state_unchanged(name):
     contract.check_leaves_no_trace(CRITERIA[name])
 
 
 @every
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
-def test_select_keeps_the_exact_density_and_the_highest(name, scope):
+def test_select_keeps_the_exact_density_and_the_weights_of_highest_saliency(name, scope):
     model = make_net()
     space = weight_space(model)
     options = {"scope": scope, "generator": generator(), "initial": initial_of(model)}
@@ -70,7 +70,7 @@ def test_select_keeps_the_exact_density_and_the_highest(name, scope):
 
 
 @every
-def test_select_draws_from_its_generator_alone(name):
+def test_select_depends_on_the_generator_only_for_criteria_with_draws(name):
     model = make_net()
     space = weight_space(model)
     masks = [
@@ -82,12 +82,12 @@ def test_select_draws_from_its_generator_alone(name):
 
 
 @every
-def test_rows_tell_what_they_need(name):
+def test_rows_state_needed_batches_and_initial_weights(name):
     contract.check_needs(CRITERIA[name])
 
 
 @every
-def test_a_space_of_another_granularity_is_refused(name):
+def test_space_of_another_granularity_raises_input_error(name):
     model = make_net()
     space = weight_space(model)
     space.granularity = "group"
@@ -95,7 +95,7 @@ def test_a_space_of_another_granularity_is_refused(name):
         select(name, model, space, make_batches(), 0.3, initial=initial_of(model))
 
 
-def test_an_unknown_criterion_gets_the_nearest():
+def test_unknown_criterion_raises_input_error_with_the_nearest_name():
     model = make_net()
     with pytest.raises(InputError, match="unknown criterion 'snipp': did you mean 'snip'"):
         select("snipp", model, weight_space(model), make_batches())
@@ -112,7 +112,7 @@ def masked_loss(model, factors, batches):
 
 
 @pytest.mark.parametrize("n_batches", [1, 3])
-def test_snip_is_what_the_loss_changes_by_with_the_unit(n_batches):
+def test_snip_is_the_change_of_the_loss_with_the_unit(n_batches):
     """Lee et al. 2019, eq. 4: |dL/dc| for a mask c that multiplies the weights, by central differences in float64."""
     model, batches = make_net(torch.float64, norm=False), make_batches(torch.float64, n_batches)
     space = weight_space(model)
@@ -126,7 +126,7 @@ def test_snip_is_what_the_loss_changes_by_with_the_unit(n_batches):
     assert torch.allclose(snip(model, space, batches), torch.tensor(wanted, dtype=torch.float64), rtol=1e-6, atol=1e-9)
 
 
-def test_snip_sums_before_it_takes_absolute_values():
+def test_snip_sums_gradients_of_batches_before_absolute_values():
     model, batches = make_net(torch.float64, norm=False), make_batches(torch.float64, 2)
     space = weight_space(model)
     whole = snip(model, space, batches)
@@ -135,7 +135,7 @@ def test_snip_sums_before_it_takes_absolute_values():
     assert (whole < 0.99 * parts).any()
 
 
-def test_snip_under_a_mask_is_snip_of_the_masked_network():
+def test_snip_under_a_mask_equals_snip_of_the_masked_network():
     model, batches = make_net(norm=False), make_batches()
     space = weight_space(model)
     alive = space.random(0.5, generator=generator())
@@ -146,14 +146,14 @@ def test_snip_under_a_mask_is_snip_of_the_masked_network():
     assert (found[~alive.bits] == 0).all()
 
 
-def test_snip_takes_own_losses():
+def test_snip_uses_the_given_loss():
     model, batches = make_net(norm=False), make_batches()
     space = weight_space(model)
     doubled = snip(model, space, batches, loss=lambda outputs, labels: 2 * F.cross_entropy(outputs, labels))
     assert torch.allclose(doubled, 2 * snip(model, space, batches))
 
 
-def test_snip_of_a_layer_that_the_outputs_do_not_depend_on_is_zero():
+def test_snip_of_an_unused_layer_is_zero():
     class Idle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -168,7 +168,7 @@ def test_snip_of_a_layer_that_the_outputs_do_not_depend_on_is_zero():
     assert (found[100:] == 0).all()
 
 
-def test_magnitude_by_hand():
+def test_magnitude_equals_values_by_hand():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, -0.0]]))
@@ -176,25 +176,25 @@ def test_magnitude_by_hand():
     assert magnitude(model, weight_space(model)).tolist() == [1, 2, 0.5, 0, 3, 0.25]
 
 
-def test_mag_sign_by_hand():
+def test_mag_sign_equals_values_by_hand():
     model = nn.Sequential(nn.Linear(3, 2))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, -2.0, 3.0], [-4.0, 0.0, 5.0]]))
     initial = {"0.weight": torch.tensor([[0.1, -9.0, -0.1], [0.1, 1.0, 0.0]]), "0.bias": torch.zeros(2)}
     space = weight_space(model)
     found = mag_sign(model, space, initial=initial)
-    assert found.tolist() == [1, 2, -3, -4, 0, 0]  # same sign: its size; other sign: below all others
+    assert found.tolist() == [1, 2, -3, -4, 0, 0]  # same sign: magnitude; other sign: below all others
     kept = space.top_k(found, 4 / 6).bits.tolist()
     assert kept == [True, True, False, False, True, True]
 
 
-def test_mag_sign_without_all_initial_weights_is_an_error():
+def test_mag_sign_with_missing_initial_weights_raises_input_error():
     model = make_net()
     with pytest.raises(InputError, match=r"initial= has no '0\.weight'"):
         mag_sign(model, weight_space(model), initial={"weight": torch.zeros(3)})
 
 
-def test_snip_works_also_where_gradients_are_switched_off():
+def test_snip_works_under_no_grad():
     model = make_net()
     space = weight_space(model)
     with torch.no_grad():
@@ -211,14 +211,14 @@ def test_random_is_uniform_noise():
     assert abs(noise.var() - 1 / 12) < 0.005
 
 
-def test_balanced_batches_have_so_many_of_every_class():
+def test_balanced_batch_has_equally_many_examples_of_every_class():
     labels = torch.tensor([0] * 5 + [1] * 9 + [3] * 4)
     split = Split(torch.arange(18.0).view(18, 1, 1, 1), labels)
     images, chosen = balanced_batch(split, 4, generator())
     assert chosen.bincount().tolist() == [4, 4, 0, 4]
     index = images.flatten().long()
     assert torch.equal(labels[index], chosen)  # images with their own labels
-    assert len(index.unique()) == 12  # none twice
+    assert len(index.unique()) == 12  # no image twice
     assert not torch.equal(chosen, chosen.sort().values)  # not class by class
     again, other = balanced_batch(split, 4, generator())[0], balanced_batch(split, 4, generator(1))[0]
     assert torch.equal(again, images)
@@ -228,7 +228,7 @@ def test_balanced_batches_have_so_many_of_every_class():
 
 
 @every
-def test_a_criterion_called_directly_takes_the_network_in_data_parallel(name):
+def test_criteria_accept_a_network_in_data_parallel(name):
     model = make_net()
     space = weight_space(model)
     plain = saliency(name, model, space, make_batches())
@@ -239,14 +239,14 @@ def test_a_criterion_called_directly_takes_the_network_in_data_parallel(name):
 
 
 @pytest.mark.parametrize("name", ["wanda", "owl", "sparsegpt"])
-def test_criteria_of_weights_refuse_a_space_of_filters_in_one_sentence(name):
+def test_criteria_of_weights_refuse_a_filter_space(name):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     space = filter_space(model, torch.zeros(1, 1, 8, 8))
     with pytest.raises(InputError, match=f"{name}: space is a FilterSpace; allowed is a WeightSpace"):
         CRITERIA[name].saliency(model, space, [(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))])
 
 
-def test_criteria_of_filters_refuse_a_space_of_weights_in_one_sentence():
+def test_criteria_of_filters_refuse_a_weight_space():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
     with pytest.raises(
         InputError, match=r"fpgm: space is a WeightSpace; allowed is a FilterSpace, as ms\.filter_space"

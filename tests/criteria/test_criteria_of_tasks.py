@@ -1,4 +1,4 @@
-"""Criteria of every task: the gradient of the task's loss, of splits and plain batches; masks only from rankings."""
+"""Criteria of every task: gradients of the task's loss, splits, streams and batches, and unusable saliencies."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def gradients_of(model, split):
 
 
 @TASKS
-def test_snip_of_a_split_is_the_gradient_of_its_tasks_loss(name):
+def test_snip_of_a_split_is_the_gradient_of_the_tasks_loss(name):
     model, split = case(name)
     space = weight_space(model)
     found = snip(model, space, split)
@@ -41,7 +41,7 @@ def test_snip_of_a_split_is_the_gradient_of_its_tasks_loss(name):
 
 @TASKS
 @pytest.mark.parametrize("criterion", [snip, grasp])
-def test_splits_streams_and_pairs_with_a_loss_agree(name, criterion):
+def test_saliencies_of_splits_streams_and_batches_are_equal(name, criterion):
     model, split = case(name)
     space = weight_space(model)
     whole = criterion(model, space, split)
@@ -58,7 +58,7 @@ def test_splits_streams_and_pairs_with_a_loss_agree(name, criterion):
 
 @TASKS
 @pytest.mark.parametrize("criterion", GRADIENTS)
-def test_every_gradient_criterion_gives_a_mask_of_every_task(name, criterion):
+def test_gradient_criteria_give_masks_of_the_density_for_every_task(name, criterion):
     model, split = case(name)
     row = CRITERIA[criterion]
     if "weight" in row.granularities:
@@ -68,7 +68,7 @@ def test_every_gradient_criterion_gives_a_mask_of_every_task(name, criterion):
             pytest.skip("a single layer has no filters to remove")
         space = filter_space(model, split.inputs[:1])
     else:
-        pytest.skip("a filter space of this network is not the matter here")
+        pytest.skip("this test needs no filter space of this network")
     if (name, criterion) == ("own", "grasp"):  # absolute errors have no curvature
         with pytest.raises(InputError, match="'grasp': all 18 saliencies are 0, which ranks no unit"):
             ms.criteria.mask(criterion, model, space, split, sparsity=0.5)
@@ -77,7 +77,7 @@ def test_every_gradient_criterion_gives_a_mask_of_every_task(name, criterion):
     assert mask.n_kept == space.count(0.5)
 
 
-def test_parts_of_a_stream_are_weighted_by_their_examples():
+def test_batches_of_a_stream_are_weighted_by_the_number_of_examples():
     """A loader's small last batch counts by its examples, not as a whole batch."""
     model, split = case("regression")
     space = weight_space(model)
@@ -85,12 +85,12 @@ def test_parts_of_a_stream_are_weighted_by_their_examples():
     assert torch.allclose(parts, whole, rtol=1e-4)
 
 
-def test_mask_is_select():
+def test_criteria_mask_is_criteria_select():
     assert ms.criteria.mask is ms.criteria.select
 
 
 @pytest.mark.parametrize("criterion", GRADIENTS)
-def test_targets_that_are_no_classes_need_a_loss(criterion):
+def test_targets_other_than_classes_without_a_loss_raise_input_error(criterion):
     model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
     granularity = CRITERIA[criterion].granularities[0]
     space = weight_space(model) if granularity == "weight" else filter_space(model, torch.zeros(1, 10))
@@ -104,7 +104,7 @@ def test_targets_that_are_no_classes_need_a_loss(criterion):
     assert ms.criteria.mask(criterion, model, space, batches, density=0.5, loss=F.mse_loss).n_kept
 
 
-def test_a_binary_task_takes_one_logit():
+def test_taylor_of_a_binary_task_works_with_a_single_logit():
     model, split = case("binary")
     space = weight_space(model)
     found = taylor(model, space, split)
@@ -113,7 +113,7 @@ def test_a_binary_task_takes_one_logit():
 
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
-def test_saliencies_that_rank_no_unit_are_an_error_and_no_mask(criterion):
+def test_saliencies_of_zero_raise_input_error(criterion):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
     with torch.no_grad():
         model[2].weight.zero_()
@@ -123,15 +123,15 @@ def test_saliencies_that_rank_no_unit_are_an_error_and_no_mask(criterion):
         ms.criteria.mask(criterion, model, space, batches, density=0.5)
 
 
-def test_a_loss_that_ignores_the_outputs_is_an_error():
+def test_loss_without_gradient_raises_input_error():
     model, split = case("classification")
     batches = [(split.inputs, split.targets)]
     with pytest.raises(InputError, match=r"ranks no unit.*give the loss of the task"):
         ms.criteria.mask("snip", model, weight_space(model), batches, loss=lambda outputs, targets: 0 * outputs.sum())
 
 
-def test_equal_saliencies_are_no_error_where_they_say_nothing_of_the_loss():
-    """Equal weights, one unit that is left, and networks that are cut already are ranked at random, as ties are."""
+def test_equal_saliencies_of_valid_networks_are_ranked_at_random():
+    """Equal weights, a single unit, and networks without a path to the output: ties are ranked at random."""
     model, split = case("classification")
     space, batches = weight_space(model), [(split.inputs, split.targets)]
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_equal_saliencies_are_no_error_where_they_say_nothing_of_the_loss():
     ("returned", "words"),
     [(torch.ones(89), r"returned a tensor \(89,\)"), ([1.0] * 90, "returned a list")],
 )
-def test_a_criterion_returns_one_value_per_unit(returned, words, monkeypatch):
+def test_criterion_without_a_value_per_unit_raises_input_error(returned, words, monkeypatch):
     model, _ = case("classification")
     row = Criterion(lambda model, space, batches=(), *, initial=None, alive=None: returned, "a test")
     monkeypatch.setitem(CRITERIA._rows, "broken", row)
@@ -162,7 +162,7 @@ def test_a_criterion_returns_one_value_per_unit(returned, words, monkeypatch):
         ms.criteria.saliency("broken", model, weight_space(model))
 
 
-def test_saliencies_that_are_not_finite_are_an_error_where_units_are_alive(monkeypatch):
+def test_nan_saliencies_of_kept_units_raise_input_error(monkeypatch):
     model, split = case("classification")
     space = weight_space(model)
     values = torch.arange(space.n_units, dtype=torch.float32)
@@ -180,7 +180,7 @@ def test_saliencies_that_are_not_finite_are_an_error_where_units_are_alive(monke
 
 
 @TASKS
-def test_synflow_and_connectivity_take_inputs_of_any_form(name):
+def test_synflow_and_connectivity_accept_inputs_of_any_form(name):
     model, split = case(name)
     space = weight_space(model)
     found = synflow(model, space, split)
@@ -191,7 +191,7 @@ def test_synflow_and_connectivity_take_inputs_of_any_form(name):
     assert not connectivity.dead(space.full()).all()
 
 
-def test_a_flow_of_ones_keeps_the_tokens_of_the_example():
+def test_synflow_of_token_inputs_depends_on_the_tokens():
     model, split = case("language_model")
     tokens = {"ids": split.inputs["ids"], "mask": torch.ones_like(split.inputs["mask"])}
     space = weight_space(model)
@@ -200,7 +200,7 @@ def test_a_flow_of_ones_keeps_the_tokens_of_the_example():
     assert not torch.equal(one, two)
 
 
-def test_outputs_by_name_have_the_gradients_of_their_logits():
+def test_snip_of_named_outputs_equals_snip_of_plain_logits():
     class Plain(nn.Module):
         def __init__(self, named):
             super().__init__()
@@ -215,7 +215,7 @@ def test_outputs_by_name_have_the_gradients_of_their_logits():
     assert torch.equal(snip(named, weight_space(named), batches), snip(plain, weight_space(plain), batches))
 
 
-def test_plain_batches_of_classes_are_what_they_were():
+def test_snip_and_grasp_of_class_batches_use_cross_entropy_by_default():
     model, split = case("classification")
     space = weight_space(model)
     batches = [(split.inputs, split.targets)]

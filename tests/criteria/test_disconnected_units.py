@@ -1,4 +1,4 @@
-"""Dead units, against paths counted by hand."""
+"""Dead units (kept, but on no path from input to output) against plain graph search, and masks without dead units."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ def on_a_path(space, mask):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.05, 0.9))
-def test_dead_are_kept_weights_on_no_path(seed, density):
+def test_dead_units_are_kept_weights_on_no_path_from_input_to_output(seed, density):
     model = make_chain()
     space = weight_space(model)
     mask = space.random(density, generator=generator(seed), on_empty="allow")
@@ -58,37 +58,37 @@ def plain_and_connected(seed, density):
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), density=st.floats(0.05, 0.9))
-def test_connected_masks_never_have_more_dead_units_and_are_the_best_units_if_none_is_dead(seed, density):
+def test_connected_masks_have_at_most_as_many_dead_units_as_plain_masks(seed, density):
     plain, mask, dead, left = plain_and_connected(seed, density)
     assert left <= dead
-    assert dead or mask == plain
+    assert dead or mask == plain  # equal masks without dead units
 
 
 @pytest.mark.parametrize("density", [0.5, 0.6, 0.75])
-def test_where_enough_units_are_kept_no_dead_ones_remain(density):
+def test_connected_masks_of_medium_density_have_no_dead_units(density):
     cases = [plain_and_connected(seed, density) for seed in range(30)]
     assert any(dead for _, _, dead, _ in cases)
     assert not any(left for *_, left in cases)
 
 
-def test_dead_units_remain_if_more_units_have_been_dead_than_the_mask_prunes():
+def test_dead_units_remain_if_more_units_are_dead_than_the_mask_prunes():
     """Two hidden units are cut off: each of their 17 weights is dead while the others are pruned; 16 are pruned."""
     plain, mask, dead, left = plain_and_connected(10483, 0.75)
     assert mask.space.n_units - plain.n_kept == 16
     assert (dead, left) == (11, 1)
 
 
-def test_a_bias_alone_is_no_signal():
+def test_unit_with_only_a_bias_as_input_makes_its_outgoing_weights_dead():
     model = make_chain()
     space = weight_space(model)
     bits = torch.ones(space.n_units, dtype=torch.bool)
-    bits[0:6] = False  # nothing goes into the first hidden unit, whose bias is still there
+    bits[0:6] = False  # the first hidden unit has no inputs, but a bias
     dead = Connectivity(model, space, IMAGE).dead(Mask(space, bits))
-    assert dead.nonzero().flatten().tolist() == [30, 35, 40, 45]  # what it feeds, in the second layer
+    assert dead.nonzero().flatten().tolist() == [30, 35, 40, 45]  # its outgoing weights, in the second layer
 
 
 @pytest.mark.parametrize("name", ["lenet5", "vgg11_bn:0.25", "resnet20:0.25", "basic_cnn:0.25"])
-def test_of_a_whole_network_only_what_sees_padding_alone_is_dead(name):
+def test_only_weights_on_padding_are_dead_in_a_full_mask(name):
     """A 3x3 kernel on one pixel has eight entries that no image reaches."""
     shape = (1, 28, 28) if name == "lenet5" else (3, 32, 32)
     model = build_model(name, shape, classes=10, seed=0)
@@ -116,13 +116,13 @@ def test_of_a_whole_network_only_what_sees_padding_alone_is_dead(name):
     ],
     ids=["layer norm", "group norm", "batch norm without statistics"],
 )
-def test_norms_and_clipped_activations_let_the_signal_pass(make):
+def test_connectivity_passes_norms_and_clipped_activations(make):
     model = make()
     space = weight_space(model)
     assert not Connectivity(model, space, torch.zeros(1, 1, 8, 8)).dead(space.full()).any()
 
 
-def test_a_network_that_no_signal_of_ones_passes_is_told():
+def test_network_that_blocks_an_input_of_ones_raises_input_error():
     class Centred(nn.Module):
         def forward(self, values):
             return values - values.mean(1, keepdim=True)
@@ -134,7 +134,7 @@ def test_a_network_that_no_signal_of_ones_passes_is_told():
 
 @pytest.mark.parametrize("name", ["random", "magnitude"])
 def test_connected_masks_of_later_rounds_have_the_exact_density(name):
-    """Dead ends that are alive come before what an earlier round has pruned."""
+    """Kept dead units rank above units that an earlier round pruned."""
     model = build_model("fc:0.3", (1, 8, 8), classes=10, seed=0)
     space, alive = weight_space(model), None
     connectivity = Connectivity(model, space, torch.zeros(1, 1, 8, 8))
@@ -144,7 +144,7 @@ def test_connected_masks_of_later_rounds_have_the_exact_density(name):
         assert alive.n_kept == space.count(density)
 
 
-def test_criteria_choose_connected_masks_if_they_are_asked_to():
+def test_select_with_connectivity_gives_a_mask_without_dead_units():
     model = make_chain()
     space = weight_space(model)
     connectivity = Connectivity(model, space, IMAGE)

@@ -1,4 +1,4 @@
-"""Filter criteria: against loops over filters by hand, on a network whose additions tie channels of several layers."""
+"""Criteria of filters against plain loops over filters, on a network with channels shared by several layers."""
 
 import copy
 
@@ -25,7 +25,7 @@ STEM, INNER, HIDDEN, PLACES, CLASSES = 6, 5, 7, 9, 4  # channels of the families
 
 
 class Net(nn.Module):
-    """``stem``, ``outer`` and ``mix`` make the same channels, by addition; ``mix`` reads them, too."""
+    """``stem``, ``outer`` and ``mix`` share output channels, as their outputs are added; ``mix`` also reads them."""
 
     def __init__(self, hidden=True):
         super().__init__()
@@ -79,7 +79,7 @@ def make_space(model):
 
 
 def filters_of(model):
-    """By family and channel, what makes the channel: (weight name, index of its filter)."""
+    """By family and channel, the filters of the channel: (weight name, index of the filter)."""
     families = {
         "stem": [[(f"{layer}.weight", c) for layer in ("stem", "outer", "mix")] for c in range(STEM)],
         "inner": [[("inner.weight", c)] for c in range(INNER)],
@@ -90,7 +90,7 @@ def filters_of(model):
 
 
 def removed_by(model):
-    """By family and channel, which entries of which parameters go with the channel, each counted once."""
+    """By family and channel, the entries of parameters that are removed with the channel."""
     parameters = dict(model.named_parameters())
     head = "fc1" if model.fc1 is not None else "fc2"
 
@@ -124,7 +124,7 @@ def by_hand(model, space, families, value):
     return torch.tensor([value(channel) for family in families.values() for channel in family], dtype=torch.float64)
 
 
-def test_the_space_knows_the_groups_that_the_loops_go_by():
+def test_groups_of_the_space_equal_groups_by_hand():
     model = make_net()
     space = make_space(model)
     unit = 0
@@ -147,7 +147,7 @@ WEIGHTS = {
 
 
 @pytest.mark.parametrize(("criterion", "norm"), WEIGHTS.values(), ids=WEIGHTS)
-def test_norms_are_taken_over_all_filters_of_a_unit(criterion, norm):
+def test_norm_criteria_include_all_filters_of_a_unit(criterion, norm):
     model = make_net()
     space, parameters = make_space(model), dict(model.named_parameters())
     wanted = by_hand(
@@ -160,7 +160,7 @@ def test_norms_are_taken_over_all_filters_of_a_unit(criterion, norm):
     assert CRITERIA[{v: k for k, v in WEIGHTS.items()}[criterion, norm]].saliency is criterion
 
 
-def test_mag_sign_of_filters_is_the_mean_in_the_direction_of_the_initial_mean():
+def test_mag_sign_of_filters_is_the_mean_times_the_sign_of_the_initial_mean():
     model = make_net()
     space, parameters, initial = make_space(model), dict(model.named_parameters()), changed(model)
 
@@ -178,7 +178,7 @@ def test_mag_sign_of_filters_is_the_mean_in_the_direction_of_the_initial_mean():
 
 
 def test_fpgm_is_the_sum_of_distances_to_the_layers_other_filters():
-    """He et al. 2019, eq. 4; over the layers of a unit they add up."""
+    """He et al. 2019, eq. 4, summed over the layers of a unit."""
     model = make_net()
     space, parameters = make_space(model), dict(model.named_parameters())
 
@@ -193,7 +193,7 @@ def test_fpgm_is_the_sum_of_distances_to_the_layers_other_filters():
     assert torch.allclose(fpgm(model, space), by_hand(model, space, filters_of(model), value), rtol=1e-12)
 
 
-def test_fpgm_tells_filters_apart_that_are_nearly_equal():
+def test_fpgm_separates_nearly_equal_filters():
     """Distances much smaller than the filters, in float32, in a layer of many filters."""
     model = nn.Sequential(nn.Conv2d(1, 60, 3), nn.ReLU(), nn.Flatten(), nn.Linear(60 * 16, 3))
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_fpgm_tells_filters_apart_that_are_nearly_equal():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_fpgm_knows_half_precision(dtype):
+def test_fpgm_works_in_half_precision(dtype):
     model = make_net()
     space = make_space(model)
     values = fpgm(model.to(dtype), space)
@@ -218,8 +218,8 @@ ROUNDED = {
 
 
 @pytest.mark.parametrize("name", ROUNDED)
-def test_under_what_is_alive_a_criterion_is_that_of_the_pruned_network(name):
-    """What earlier rounds have pruned counts for nothing: not as inputs, not as weights that moved to zero."""
+def test_criteria_under_a_mask_equal_criteria_of_the_pruned_network(name):
+    """Pruned units count neither as inputs nor as weights that moved to zero."""
     model = make_net()
     initial = dict(model.state_dict()) | changed(model)
     space = make_space(model)
@@ -232,7 +232,7 @@ def test_under_what_is_alive_a_criterion_is_that_of_the_pruned_network(name):
     assert under[alive.bits].double().allclose(expected.double(), rtol=1e-5)
 
 
-def test_bn_scale_is_the_mean_of_the_scales_of_a_unit():
+def test_bn_scale_is_the_mean_absolute_scale_of_a_unit():
     model = make_net(hidden=False)
     space = make_space(model)
     scales = [(model.norm1.weight.abs() + model.norm3.weight.abs()) / 2, model.norm2.weight.abs()]
@@ -252,7 +252,7 @@ def scaleless_net():
 @pytest.mark.parametrize(
     ("make", "layer"), [(plain_net, "0"), (scaleless_net, "0"), (make_net, "fc1")], ids=["none", "no scale", "some"]
 )
-def test_bn_scale_of_channels_without_batch_norm_is_an_error(make, layer):
+def test_bn_scale_of_channels_without_batch_norm_raises_input_error(make, layer):
     model = make()
     with pytest.raises(InputError, match=f"bn_scale: channels of layer '{layer}' pass through no BatchNorm") as caught:
         select("bn_scale", model, make_space(model), density=0.5)
@@ -273,7 +273,7 @@ def products(model, batches):
     return {name: (p.grad * p).detach() for name, p in network.named_parameters()}
 
 
-def test_snip_and_taylor_are_sums_over_everything_that_a_unit_removes():
+def test_snip_and_taylor_are_sums_over_all_parameters_of_a_unit():
     model, batches = make_net(), make_batches()
     space, gw = make_space(model), products(model, batches)
     one = by_hand(
@@ -284,10 +284,10 @@ def test_snip_and_taylor_are_sums_over_everything_that_a_unit_removes():
     )
     assert torch.allclose(snip(model, space, batches), one, rtol=1e-9)
     assert torch.allclose(taylor(model, space, batches), other, rtol=1e-9, atol=1e-14)
-    assert (other < 0.9 * one).all()  # signs cancel, so that the two are not the same thing
+    assert (other < 0.9 * one).all()  # signs cancel, so that the two criteria differ
 
 
-def test_taylor_is_what_the_loss_changes_by_as_a_whole_unit_shrinks():
+def test_taylor_of_a_unit_is_the_change_of_the_loss_by_central_differences():
     """Central differences of the loss, everything that the unit removes scaled by 1 +- step."""
     model, batches, step = make_net(), make_batches(), 1e-7  # small, for few ReLUs to change sides
 
@@ -327,7 +327,7 @@ def saliency(name, model, space, batches):
 
 
 @every
-def test_a_filter_has_a_finite_value_that_is_its_own_and_repeatable(name):
+def test_saliencies_of_filters_are_finite_repeatable_and_mostly_different(name):
     contract.check_saliency(CRITERIA[name], "filter")
     contract.check_alive(CRITERIA[name], "filter")
     model = make_net(torch.float32, hidden=name != "bn_scale")
@@ -336,14 +336,14 @@ def test_a_filter_has_a_finite_value_that_is_its_own_and_repeatable(name):
 
 
 @every
-def test_nothing_leaks(name):
+def test_criteria_leave_model_unchanged_and_state_needed_arguments(name):
     contract.check_leaves_no_trace(CRITERIA[name], "filter")
     contract.check_needs(CRITERIA[name], "filter")
 
 
 @every
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
-def test_select_keeps_the_exact_number_and_the_highest(name, scope):
+def test_select_keeps_the_exact_number_and_the_filters_of_highest_saliency(name, scope):
     model = make_net(hidden=name != "bn_scale")
     space, batches = make_space(model), make_batches()
     options = {"scope": scope, "generator": generator(), "initial": changed(model), "on_empty": "allow"}
@@ -360,7 +360,7 @@ def test_select_keeps_the_exact_number_and_the_highest(name, scope):
 
 
 def cost_of(model, space, mask, hold):
-    """Of the network that is really pruned, counted by itself; where a layer is empty, what the space says."""
+    """Return the cost of the pruned network; for masks with an empty layer, the cost by the space."""
     if mask.empty_layers():
         return space.kept_params(mask) if hold == "params" else space.kept_macs(mask)
     small = prune(model, space, mask)
@@ -371,7 +371,7 @@ def cost_of(model, space, mask, hold):
     "name", [name for name in FILTER_ROWS if CRITERIA[name].rounds == 1 and CRITERIA[name].rearrange is None]
 )
 @pytest.mark.parametrize("hold", ["params", "macs"])
-def test_holding_params_or_macs_keeps_the_longest_prefix_of_the_ranking_that_fits(name, hold):
+def test_select_of_params_or_macs_keeps_the_longest_prefix_of_the_ranking_that_fits(name, hold):
     model = make_net(hidden=name != "bn_scale").eval()
     space, batches = make_space(model), make_batches()
     ranking = saliency(name, model, space, batches).argsort(descending=True)
@@ -386,7 +386,7 @@ def test_holding_params_or_macs_keeps_the_longest_prefix_of_the_ranking_that_fit
         assert cost_of(model, space, mask, hold) <= density * full < cost_of(model, space, longer, hold)
 
 
-def test_weight_criteria_are_refused_for_filters_and_filter_criteria_for_weights():
+def test_select_refuses_a_weight_criterion_for_filters():
     model = make_net()
     with pytest.raises(InputError, match="criterion 'magnitude': is for weight masks, not filter"):
         select("magnitude", model, make_space(model))

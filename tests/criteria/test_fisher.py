@@ -1,4 +1,4 @@
-"""Kwon et al. 2022 on a small transformer in float64, against a derivation with mask variables in the forward pass."""
+"""Criterion ``fisher`` (Kwon et al. 2022) on a small transformer, against a derivation with mask variables."""
 
 import itertools
 
@@ -72,7 +72,7 @@ def gradients(case):
     return torch.stack(rows)
 
 
-def test_gradients_are_those_of_mask_variables(case, gradients):
+def test_fisher_gradients_equal_gradients_of_mask_variables(case, gradients):
     model, space, inputs, classes = case
     found = mask_gradients(model, space, [(inputs[:64], classes[:64]), (inputs[64:], classes[64:])])
     assert torch.allclose(found, gradients, rtol=1e-9, atol=1e-12)
@@ -102,7 +102,7 @@ def loss_of(gradients, removed):
 
 
 def exchanged(gradients, removed):
-    """One greedy pass within a layer, by the matrix."""
+    """Return the removed units after a greedy pass within a layer, by the Fisher matrix."""
     removed = set(removed)
     for unit in sorted(set(range(gradients.shape[1])) - removed, key=lambda i: float(gradients[:, i].square().sum())):
         more = removed | {unit}
@@ -111,7 +111,7 @@ def exchanged(gradients, removed):
 
 
 @pytest.mark.parametrize("density", [0.45, 0.6, 0.8])
-def test_masks_are_those_of_the_paper(case, gradients, density):
+def test_fisher_masks_equal_masks_of_the_papers_algorithm(case, gradients, density):
     model, space, inputs, classes = case
     fixed = space.kept_macs(space.full()) - float(space.unit_costs("macs").sum())
     first = searched(space, gradients.square().sum(0), density * space.kept_macs(space.full()) - fixed)
@@ -134,7 +134,7 @@ def test_masks_are_those_of_the_paper(case, gradients, density):
     assert mask.kept_per_layer() == first.kept_per_layer()
 
 
-def test_pruned_units_stay_pruned(case):
+def test_fisher_keeps_pruned_units_pruned(case):
     model, space, inputs, classes = case
     alive = space.random(0.7, scope="layerwise", generator=torch.Generator().manual_seed(0))
     batches = [(inputs, classes)]
@@ -144,8 +144,8 @@ def test_pruned_units_stay_pruned(case):
     assert rearranged(model, space, batches, space.full()) == space.full()
 
 
-def test_repair_is_no_worse_than_the_best_scales(case):
-    """Section 4.3 scales kept units so that a layer gives the dense sums; all weights contain these scales."""
+def test_repair_has_lower_error_than_the_best_scales_of_units(case):
+    """Section 4.3 scales kept units to fit the dense sums; least squares over all weights includes these scales."""
     model, space, inputs, classes = case
     mask = ms.criteria.select("fisher", model, space, [(inputs, classes)], 0.5, hold="macs", scope="knapsack")
     repaired = ms.reconstruct(model, space, mask, inputs, sequential=True)
@@ -165,7 +165,7 @@ def test_repair_is_no_worse_than_the_best_scales(case):
     assert error < best_scales < masked
 
 
-def test_compress_takes_the_knapsack(case):
+def test_compress_with_fisher_uses_scope_knapsack(case):
     model, _, inputs, classes = case
     model, inputs = nn.Sequential(model).float(), inputs.float()
     data = ms.Data.from_tensors("random", (inputs, classes), (inputs, classes))
@@ -178,7 +178,7 @@ def test_compress_takes_the_knapsack(case):
         ms.compress(model, data, method="fisher", sparsity=0.5)
 
 
-def test_rearrangement_is_near_the_optimum_of_a_small_layer(case, gradients):
+def test_rearrangement_is_among_the_best_fifth_of_all_sets_of_a_small_layer(case, gradients):
     """Against all sets of removed neurons of a layer."""
     _, space, _, _ = case
     own = gradients[:, space.layers[1].slice]

@@ -1,4 +1,4 @@
-"""GraSP, SynFlow, LAMP and what training changed, for weights and filters: against derivations of their own."""
+"""GraSP, SynFlow, LAMP, magnitude increase and movement, of weights and filters: against independent derivations."""
 
 import copy
 from itertools import pairwise
@@ -38,7 +38,7 @@ def gradient_at(vector, shapes, batches):
 
 @pytest.mark.parametrize("n_batches", [1, 3])
 @pytest.mark.parametrize("density", [None, 0.6])
-def test_grasp_is_a_difference_of_gradients_along_the_gradient(n_batches, density):
+def test_grasp_equals_a_difference_of_gradients_along_the_gradient(n_batches, density):
     """H g by central differences: (g(w + h v) - g(w - h v)) / 2h along v = g, where alive, without autograd."""
     model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4, n_batches)
     space = weight_space(model)
@@ -55,7 +55,7 @@ def test_grasp_is_a_difference_of_gradients_along_the_gradient(n_batches, densit
     assert (found < 0).any()
 
 
-def test_grasp_is_what_the_gradients_norm_loses_with_a_weight():
+def test_grasp_is_the_change_of_the_gradients_norm_with_a_weight():
     """Wang et al. 2020: |g|^2 / 2 changes by -(H g) w to first order, a share of the weight at a time."""
     model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4)
     space = weight_space(model)
@@ -72,16 +72,16 @@ def test_grasp_is_what_the_gradients_norm_loses_with_a_weight():
     assert torch.allclose(grasp(model, space, batches), torch.stack(wanted), rtol=1e-5, atol=1e-13)
 
 
-def test_grasp_takes_all_gradients_before_any_product():
+def test_grasp_sums_gradients_of_all_batches_before_the_product():
     """(sum of H)(sum of g) is not the sum of H g."""
     model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4, 2)
     space = weight_space(model)
     whole, parts = grasp(model, space, batches), sum(grasp(model, space, [batch]) for batch in batches)
     assert not torch.allclose(whole, parts, rtol=0.1)
-    assert torch.equal(whole, grasp(model, space, iter(batches)))  # gone through twice, also where that is hard
+    assert torch.equal(whole, grasp(model, space, iter(batches)))  # two passes, also over an iterator
 
 
-def test_grasp_ignores_what_the_loss_does_not_reach_and_gradients_that_are_constant():
+def test_grasp_is_zero_for_unused_layers_and_without_curvature():
     class Idle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -100,7 +100,7 @@ def test_grasp_ignores_what_the_loss_does_not_reach_and_gradients_that_are_const
     assert (linear == 0).all()  # no curvature
 
 
-def test_grasp_of_a_plain_loss_takes_no_temperature():
+def test_grasp_of_a_given_loss_has_no_temperature():
     model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4)
     space = weight_space(model)
     softened = grasp(model, space, batches, loss=lambda logits, labels: F.cross_entropy(logits / 200, labels))
@@ -109,7 +109,7 @@ def test_grasp_of_a_plain_loss_takes_no_temperature():
 
 
 @pytest.mark.parametrize("criterion", [grasp, synflow])
-def test_they_work_where_gradients_are_switched_off_and_need_a_batch(criterion):
+def test_grasp_and_synflow_work_under_no_grad_and_need_a_batch(criterion):
     model, batches = mlp(4, 5, 3), make_batches(4)
     space = weight_space(model)
     with torch.no_grad():
@@ -123,8 +123,8 @@ def test_they_work_where_gradients_are_switched_off_and_need_a_batch(criterion):
 
 
 @pytest.mark.parametrize("density", [1.0, 0.5])
-def test_synflow_is_conserved(density):
-    """Tanaka et al. 2020, theorems 1 and 2: each layer's saliencies add up to R; a neuron's in equal its out."""
+def test_synflow_sums_are_equal_over_layers_and_over_each_neuron(density):
+    """Tanaka et al. 2020, theorems 1 and 2: a layer's sum is R; a neuron's incoming sum equals its outgoing sum."""
     model, batches = mlp(6, 7, 5, 4), make_batches(6)
     space = weight_space(model)
     alive = space.random(density, "layerwise", generator=generator())
@@ -140,8 +140,8 @@ def test_synflow_is_conserved(density):
     assert (found[~alive.bits] == 0).all()
 
 
-def test_synflow_of_a_linear_chain_in_closed_form():
-    """Of weight (i, j): what arrives at j, times |w|, times what goes on from i: products of matrices of |w|."""
+def test_synflow_of_a_linear_chain_equals_the_closed_form():
+    """For weight (i, j): flow into j, times |w|, times flow out of i, as products of matrices of |w|."""
     model = mlp(4, 3, 5, 2, activation=nn.Identity)
     a, b, c = (p.detach().abs() for p in model.parameters())
     ones = torch.ones
@@ -155,8 +155,8 @@ def test_synflow_of_a_linear_chain_in_closed_form():
         assert torch.allclose(found, closed, rtol=1e-12)
 
 
-def test_synflow_is_what_the_flow_loses_with_a_weight():
-    """R is linear in every single weight, biases and BatchNorm in eval mode included: knock one out and look."""
+def test_synflow_is_the_change_of_the_flow_without_a_weight():
+    """R is linear in every weight, also with biases and BatchNorm in eval mode: against R without the weight."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.Flatten())
@@ -186,10 +186,10 @@ def test_synflow_is_what_the_flow_loses_with_a_weight():
     wanted = [flow() - flow(unit) for unit in range(space.n_units)]
     assert torch.allclose(found, torch.tensor(wanted, dtype=F64), rtol=1e-9)
     again = synflow(model, space, [(images * 0 - 3, None)])
-    assert torch.equal(again, found)  # of the batch, only the shape counts
+    assert torch.equal(again, found)  # depends only on the shape of the batch
 
 
-def test_clipped_activations_do_not_stop_the_flow():
+def test_synflow_passes_clipped_activations():
     """Ones through sixty positive weights each are far above 6: at ReLU6 all gradients would be zero."""
     clipped = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 60), nn.ReLU6(), nn.Linear(60, 60), nn.Hardtanh(), nn.Linear(60, 4)
@@ -202,7 +202,7 @@ def test_clipped_activations_do_not_stop_the_flow():
     assert isinstance(clipped[2], nn.ReLU6)  # it worked on a copy
 
 
-def test_synflow_of_deep_networks_stays_finite_or_says_so():
+def test_synflow_of_deep_networks_is_finite_or_raises_input_error():
     deep = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(60)])
     batches = [(torch.zeros(1, 8), None)]
     with torch.no_grad():
@@ -217,11 +217,11 @@ def test_synflow_of_deep_networks_stays_finite_or_says_so():
         synflow(deep, weight_space(deep), batches)
 
 
-# LAMP and what training changed
+# LAMP, magnitude increase and movement
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_lamp_by_its_definition(ties):
+def test_lamp_equals_its_definition(ties):
     model = mlp(6, 5, 3, bias=True, dtype=torch.float32)
     if ties:
         with torch.no_grad():
@@ -237,7 +237,7 @@ def test_lamp_by_its_definition(ties):
     assert any(len(values.unique()) < values.numel() for values in by_layer(found, space)) == ties
 
 
-def test_lamp_under_a_mask_counts_what_is_alive():
+def test_lamp_under_a_mask_equals_lamp_of_the_masked_network():
     model = mlp(6, 5, 3)
     space = weight_space(model)
     alive = space.random(0.5, generator=generator())
@@ -254,7 +254,7 @@ def test_lamp_of_a_layer_of_zeros_is_zero():
     assert lamp(model, weight_space(model)).tolist() == [0] * 6
 
 
-def test_what_training_changed_by_hand():
+def test_magnitude_increase_and_movement_equal_values_by_hand():
     model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
@@ -266,7 +266,7 @@ def test_what_training_changed_by_hand():
 
 
 @pytest.mark.parametrize("name", ["magnitude_increase", "movement"])
-def test_initial_weights_of_another_network_are_refused(name):
+def test_initial_weights_of_another_network_raise_input_error(name):
     model = mlp(4, 3)
     for initial, message in (({}, "has no '0.weight'"), ({"0.weight": torch.zeros(2, 2)}, r"has shape \(2, 2\)")):
         with pytest.raises(InputError, match=f"{name}: initial= {message}"):
@@ -276,8 +276,8 @@ def test_initial_weights_of_another_network_are_refused(name):
 # Filters
 
 
-def test_a_filters_saliency_is_the_sum_over_what_its_unit_removes():
-    """Of a hidden neuron: its weights, its bias, and the next layer's column; LAMP's is that of the sum of squares."""
+def test_filter_saliency_is_the_sum_over_all_parameters_of_the_unit():
+    """For a hidden neuron: its weights, bias, and column of the next layer; LAMP uses the sum of squares."""
     model, batches = mlp(4, 6, 3, bias=True), make_batches(4)
     initial = initial_of(model)
     space = filter_space(model, batches[0][0])
@@ -299,10 +299,10 @@ def test_a_filters_saliency_is_the_sum_over_what_its_unit_removes():
 
 
 @pytest.mark.parametrize("criterion", [grasp, synflow])
-def test_a_filters_flow_is_the_sum_over_its_weights_in_and_out(criterion):
+def test_grasp_and_synflow_of_a_filter_are_sums_over_incoming_and_outgoing_weights(criterion):
     model, batches = mlp(4, 6, 3, activation=nn.Tanh if criterion is grasp else nn.ReLU), make_batches(4)
     incoming, outgoing = by_layer(criterion(model, weight_space(model), batches), weight_space(model))
     found = criterion(model, filter_space(model, batches[0][0]), batches)
     assert torch.allclose(found, incoming.sum(1) + outgoing.sum(0), rtol=1e-12)
     if criterion is synflow:
-        assert torch.allclose(found, 2 * incoming.sum(1), rtol=1e-12)  # what comes in goes out
+        assert torch.allclose(found, 2 * incoming.sum(1), rtol=1e-12)  # equal incoming and outgoing sums

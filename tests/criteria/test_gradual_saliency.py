@@ -1,4 +1,4 @@
-"""Gradual pruning as a saliency: the order in which it lets go of units."""
+"""Gradual pruning as a saliency: the order in which it prunes units."""
 
 import copy
 
@@ -24,7 +24,7 @@ def world(request):
     return model, SPACES[request.param], name
 
 
-def test_the_top_units_are_those_that_gradual_pruning_keeps_at_every_change(world):
+def test_top_units_of_gradual_saliency_equal_masks_of_gradual_pruning(world):
     model, space, name = world
     split, network, masks = make_split(), copy.deepcopy(model), []
 
@@ -34,17 +34,17 @@ def test_the_top_units_are_those_that_gradual_pruning_keeps_at_every_change(worl
         return mask
 
     train(network, split, how(), remask=Gradual(network, space, remembered, 0.2, STEPS), seed=3)
-    outlasted = gradual_saliency(model, space, split, how(), 0.2, name, on_empty="keep_one", seed=3)
+    ranks = gradual_saliency(model, space, split, how(), 0.2, name, on_empty="keep_one", seed=3)
     assert len({mask.n_kept for mask in masks}) > 5
     for number, mask in enumerate(masks):
-        assert torch.equal(outlasted > number + 1 - 1e-9, mask.bits)
-    assert len(outlasted.unique()) == space.n_units  # no ties are left
+        assert torch.equal(ranks > number + 1 - 1e-9, mask.bits)
+    assert len(ranks.unique()) == space.n_units  # no ties are left
     final = masks[-1].bits
     order = CRITERIA[name].saliency(network, space, [], initial=None, alive=masks[-1])[final].argsort()
-    assert torch.equal(outlasted[final].argsort(), order)  # those that are left: as the criterion ranks them in the end
+    assert torch.equal(ranks[final].argsort(), order)  # kept units: ranked by the criterion at the end
 
 
-def test_model_and_random_state_stay_and_the_seed_decides(world):
+def test_gradual_saliency_depends_on_the_seed_and_does_not_change_the_model(world):
     model, space, name = world
     before, split, state = copy_weights(model), make_split(), torch.get_rng_state()
     first, again, other = (
@@ -56,16 +56,16 @@ def test_model_and_random_state_stay_and_the_seed_decides(world):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_units_that_are_out_stay_below_all_others(world):
+def test_gradual_saliency_of_pruned_units_is_below_all_kept_units(world):
     model, space, name = world
     alive = space.random(0.6, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
-    outlasted = gradual_saliency(model, space, make_split(), how(), 0.2, name, on_empty="keep_one", alive=alive)
-    assert torch.equal(outlasted == -1, ~alive.bits)
-    assert (outlasted[alive.bits] >= 0).all()
+    ranks = gradual_saliency(model, space, make_split(), how(), 0.2, name, on_empty="keep_one", alive=alive)
+    assert torch.equal(ranks == -1, ~alive.bits)
+    assert (ranks[alive.bits] >= 0).all()
 
 
-def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
-    """Signs of weights tie by the hundreds; a density that stays is no change."""
+def test_gradual_saliency_breaks_ties_by_the_seed_and_counts_only_changes_of_masks():
+    """Hundreds of signs of weights are equal; a constant density is no change."""
     model = make_model()
     space, split = weight_space(model), make_split()
     first, second = (
@@ -74,7 +74,7 @@ def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
     )
     assert len(first.unique()) == len(second.unique()) == space.n_units
     whole = gradual_saliency(model, space, split, how(), 1.0, seed=1)
-    assert 0 <= whole.min() < whole.max() < 1  # all units are left, after no change
+    assert 0 <= whole.min() < whole.max() < 1  # all units are kept, after no change
 
 
 @pytest.mark.parametrize(
@@ -85,20 +85,20 @@ def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
         ({"lr_schedule": "plateau"}, "plateau needs the validation loss"),
     ],
 )
-def test_what_can_not_be_pruned_gradually_is_said(changes, message):
+def test_wrong_training_settings_of_gradual_saliency_raise_input_error(changes, message):
     model = make_model()
     with pytest.raises(InputError, match=message):
         gradual_saliency(model, weight_space(model), make_split(), how(**changes), 0.2)
 
 
-def test_densities_of_layers_can_not_be_followed():
+def test_gradual_saliency_with_layer_densities_raises_input_error():
     model = make_model()
     space = weight_space(model)
     with pytest.raises(InputError, match=r"density: .*; gradual pruning follows one number"):
         gradual_saliency(model, space, make_split(), how(), dict.fromkeys(space.full().densities(), 0.2))
 
 
-def test_units_are_ranked_for_a_regression_on_named_inputs():
+def test_gradual_saliency_ranks_units_of_a_regression_on_named_inputs():
     class Sum(nn.Module):
         def __init__(self):
             super().__init__()
@@ -114,12 +114,12 @@ def test_units_are_ranked_for_a_regression_on_named_inputs():
         model = Sum()
     space = weight_space(model)
     chosen = TrainSettings(epochs=3, batch_size=10, lr=0.01, accumulate=2)
-    outlasted = gradual_saliency(model, space, split, chosen, 0.3)
-    assert outlasted.shape == (72,)
-    assert len(outlasted.unique()) == 72
+    ranks = gradual_saliency(model, space, split, chosen, 0.3)
+    assert ranks.shape == (72,)
+    assert len(ranks.unique()) == 72
 
 
-def test_batches_may_be_a_split_or_plain_pairs_with_the_loss_of_the_task():
+def test_gradual_saliency_accepts_a_split_pairs_or_an_iterator_as_batches():
     inputs = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
     split = Split(inputs, inputs[:, :1] - inputs[:, 1:2], "regression")
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Rounds of a criterion: masks nest and end at their density; layers that collapse are named."""
+"""Criteria in rounds: nested masks that end at the density, and layers that collapse."""
 
 import copy
 import os
@@ -22,7 +22,7 @@ from masksearch.utils.errors import InputError
 
 
 def watched(monkeypatch, name, rounds=None):
-    """The masks that a criterion is shown, round by round."""
+    """Return a list to which every round of a criterion appends its ``alive`` mask."""
     row, seen = CRITERIA[name], []
 
     def spy(*args, alive=None, **options):
@@ -35,11 +35,11 @@ def watched(monkeypatch, name, rounds=None):
     return seen
 
 
-def nest(masks):
+def are_nested(masks):
     return all(not (after.bits & ~before.bits).any() for before, after in pairwise(masks))
 
 
-def test_synflow_takes_a_hundred_rounds_of_exponentially_fewer_weights(monkeypatch):
+def test_synflow_has_100_rounds_of_exponentially_falling_density(monkeypatch):
     model = mlp(20, 15, 10, 5)
     space = weight_space(model)
     seen = watched(monkeypatch, "synflow")
@@ -48,13 +48,13 @@ def test_synflow_takes_a_hundred_rounds_of_exponentially_fewer_weights(monkeypat
     assert seen[0] is None
     for r, mask in enumerate([*seen[1:], last], start=1):
         assert mask.n_kept == round(0.1 ** (r / 100) * space.n_units)
-    assert nest([*seen[1:], last])
+    assert are_nested([*seen[1:], last])
 
 
 @pytest.mark.parametrize("on_empty", ["allow", "keep_one"])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk", "each"])
 @pytest.mark.parametrize("density", [0.03, 0.11, 0.37])
-def test_rounds_nest_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_empty, density):
+def test_masks_of_rounds_are_nested_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_empty, density):
     model = mlp(30, 12, 9, 6, 3)
     space = weight_space(model)
     if scope == "each":
@@ -62,7 +62,7 @@ def test_rounds_nest_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_
     options = {} if scope == "each" else {"scope": scope}
     seen = watched(monkeypatch, "synflow")
     last = select("synflow", model, space, make_batches(30), density, on_empty=on_empty, **options)
-    assert nest([*seen[1:], last])
+    assert are_nested([*seen[1:], last])
     assert last.n_kept == space.count(density)
     if scope != "global" and (on_empty == "allow" or not any(q == 0 for q in space.quotas(density, **options))):
         assert list(last.kept_per_layer().values()) == space.quotas(density, **options)
@@ -75,22 +75,22 @@ def test_rounds_nest_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_
 
 @pytest.mark.parametrize("hold", ["params", "macs"])
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
-def test_rounds_that_hold_a_cost_nest_too(monkeypatch, hold, scope):
-    """Rounds so close that some prune nothing, where cheap units that are out would fit again beside dear ones."""
+def test_masks_of_rounds_with_hold_params_or_macs_are_nested(monkeypatch, hold, scope):
+    """Some of the close rounds prune nothing, and pruned cheap units would fit again beside costly units."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, 3))
     image = torch.zeros(1, 1, 8, 8)
     space = filter_space(model, image)
     seen = watched(monkeypatch, "synflow")
     last = select("synflow", model, space, [(image, None)], 0.4, hold=hold, scope=scope, on_empty="keep_one")
-    assert nest([*seen[1:], last])
+    assert are_nested([*seen[1:], last])
     cost = space.kept_params if hold == "params" else space.kept_macs
     assert 0.2 * cost(space.full()) < cost(last) <= 0.4 * cost(space.full())
 
 
 @pytest.mark.parametrize("name", [name for name, row in CRITERIA.items() if "weight" in row.granularities])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
-def test_what_is_pruned_already_stays_pruned(name, scope):
-    """Iterative use: each call begins from the mask of the one before."""
+def test_repeated_select_with_alive_gives_nested_masks(name, scope):
+    """Every call begins from the mask of the call before."""
     model = mlp(12, 9, 6, 3)
     space = weight_space(model)
     options = {"scope": scope, "initial": initial_of(model), "on_empty": "allow", "generator": generator()}
@@ -98,21 +98,21 @@ def test_what_is_pruned_already_stays_pruned(name, scope):
     for density in (0.7, 0.5, 0.48, 0.46, 0.44, 0.2):
         masks.append(select(name, model, space, make_batches(12), density, alive=masks[-1], **options))
         assert masks[-1].n_kept == space.count(density)
-    assert nest(masks)
+    assert are_nested(masks)
     with pytest.raises(InputError, match=r"density: 0\.5 keeps .* units, and earlier rounds left .*: give a lower one"):
         select(name, model, space, make_batches(12), 0.5, alive=masks[-1], **options)
 
 
-def test_an_uneven_mask_is_thinned_out_to_the_exact_density():
-    """Layers that have less than their share keep it all; the others make up for it."""
+def test_select_from_an_uneven_mask_has_the_exact_density():
+    """Layers with less than their share keep all units, and other layers keep more."""
     model = mlp(20, 10, 10)
     space = weight_space(model)
     bits = torch.ones(300, dtype=torch.bool)
-    bits[10:200] = False  # the first layer has 10 left
+    bits[10:200] = False  # the first layer keeps 10
     mask = select("magnitude", model, space, density=0.3, scope="layerwise", alive=Mask(space, bits))
     assert list(mask.kept_per_layer().values()) == [10, 80]
     assert (mask.bits <= bits).all()
-    bits[:10] = False  # now it has none; a hundred rounds go by without it
+    bits[:10] = False  # the first layer is empty in all hundred rounds
     options = {"scope": "layerwise", "on_empty": "allow", "alive": Mask(space, bits)}
     assert list(select("synflow", model, space, make_batches(20), 0.2, **options).kept_per_layer().values()) == [0, 60]
 
@@ -125,7 +125,7 @@ def fc():
     return model, weight_space(model), [(torch.zeros(1, 1, 28, 28), None)]
 
 
-def test_one_round_of_synflow_empties_the_first_layer_and_a_hundred_leave_all_alive():
+def test_single_round_of_synflow_empties_a_layer_and_100_rounds_do_not():
     model, space, batches = fc()
     once = space.top_k(synflow(model, space, batches), 0.1, on_empty="allow")
     assert "fc1" in once.empty_layers()
@@ -147,7 +147,7 @@ def test_global_magnitude_at_initialisation_empties_the_first_layer():
         select("magnitude", model, space, density=0.1)
 
 
-def test_lamp_and_layers_of_their_own_densities_survive_where_magnitude_does_not():
+def test_lamp_and_scopes_by_layer_empty_no_layer():
     model, space, _ = fc()
     assert select("lamp", model, space, density=0.01).empty_layers() == []
     for scope in ("layerwise", "erk"):
@@ -155,7 +155,7 @@ def test_lamp_and_layers_of_their_own_densities_survive_where_magnitude_does_not
 
 
 @pytest.mark.images
-def test_grasp_and_synflow_masks_of_mnist_look_as_they_should():
+def test_grasp_on_mnist_prefers_central_pixels_and_synflow_does_not():
     root = os.environ.get("MASKSEARCH_DATA")
     if not root:
         pytest.skip("MASKSEARCH_DATA is not set: it names the folder with MNIST/raw")
@@ -171,5 +171,5 @@ def test_grasp_and_synflow_masks_of_mnist_look_as_they_should():
         used = mask.bits[space.layers[0].slice].view(100, 784).sum(0)
         share[name] = (used[middle.flatten()].sum() / used.sum()).item()
         assert mask.empty_layers() == []
-    assert share["grasp"] > 0.3  # pixels that are lit, 144 of 784
-    assert abs(share["synflow"] - 144 / 784) < 0.1  # knows of no pixels
+    assert share["grasp"] > 0.3  # bright pixels, 144 of 784
+    assert abs(share["synflow"] - 144 / 784) < 0.1  # independent of the pixels

@@ -8,7 +8,7 @@ import masksearch as ms
 from masksearch.pruning.one_shot.layer_methods import Kept, sparsegpt, wanda
 
 
-def test_the_criterion_wanda_gives_the_same_mask_for_one_layer() -> None:
+def test_criterion_wanda_of_a_layer_gives_the_mask_of_the_one_shot_method() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 5)).eval()
     inputs = torch.randn(32, 12)
@@ -22,7 +22,7 @@ def test_the_criterion_wanda_gives_the_same_mask_for_one_layer() -> None:
         ms.criteria.select("wanda", other, ms.weight_space(other), [(torch.randn(4, 2, 3), None)], 0.5)
 
 
-def test_the_criterion_sparsegpt_gives_the_mask_of_its_function() -> None:
+def test_criterion_sparsegpt_gives_the_mask_of_the_one_shot_method() -> None:
     torch.manual_seed(0)
     model, inputs = torch.nn.Sequential(torch.nn.Linear(160, 12)), torch.randn(200, 160) @ torch.randn(160, 160)
     space, batches = ms.weight_space(model), [(part, None) for part in inputs.split(50)]
@@ -30,12 +30,12 @@ def test_the_criterion_sparsegpt_gives_the_mask_of_its_function() -> None:
     keep, _ = sparsegpt(weight, gram, Kept(0.3))
     mask = ms.criteria.select("sparsegpt", model, space, batches, 0.3)
     assert mask.n_kept == int(keep.sum())
-    assert (mask.bits.view(keep.shape) == keep).double().mean() > 0.99  # sums are in float32 there
+    assert (mask.bits.view(keep.shape) == keep).double().mean() > 0.99  # the criterion sums in float32
     plain = space.top_k(ms.criteria.saliency("sparsegpt", model, space, batches), 0.3)
     assert (plain.bits.view(keep.shape) == keep).double().mean() < 0.99  # the update changes later blocks
 
 
-def test_the_criterion_sparsegpt_gives_the_mask_of_one_column_block_without_updates() -> None:
+def test_saliency_of_sparsegpt_within_a_column_block_equals_the_formula() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 5)).eval()
     inputs, space = torch.randn(32, 12), ms.weight_space(model)
@@ -58,7 +58,7 @@ class SelfAttention(nn.Module):
 
 
 @pytest.mark.parametrize("criterion", ["wanda", "owl", "sparsegpt"])
-def test_criteria_of_inputs_rate_the_projections_of_multihead_attention(criterion: str) -> None:
+def test_wanda_owl_and_sparsegpt_rate_projections_of_multihead_attention(criterion: str) -> None:
     model = SelfAttention().eval()
     space, batches = ms.weight_space(model), [(torch.randn(8, 5, 8), None)]
     mask = ms.criteria.select(criterion, model, space, batches, 0.5, scope="layerwise")

@@ -48,7 +48,7 @@ def case(name, n=256):
 
 
 def fitted_inputs(inputs):
-    """The examples that make the fitted matrices: all but every fourth batch of 64."""
+    """The examples of the fitted matrices: all but every fourth batch of 64."""
     return torch.cat([batch for number, batch in enumerate(inputs.split(64)) if number % 4 != 3])
 
 
@@ -101,7 +101,7 @@ def brute_force(model, space, mask, inputs, ridge):
 
 @pytest.mark.parametrize("ridge", [1e-4, 1e-2])
 @pytest.mark.parametrize("name", CASES)
-def test_it_is_the_error_of_layers_repaired_by_brute_force(name, ridge):
+def test_repair_energy_equals_the_error_of_layers_repaired_by_brute_force(name, ridge):
     model, inputs, space = case(name)
     energy = ms.repair_energy(model, space, inputs, ridge=ridge)
     assert energy(space.full()) == pytest.approx(0, abs=1e-9)
@@ -112,7 +112,7 @@ def test_it_is_the_error_of_layers_repaired_by_brute_force(name, ridge):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_changes_and_moves_agree_with_energies_from_scratch(name):
+def test_energy_changes_of_moves_equal_energies_from_scratch(name):
     model, inputs, space = case(name)
     energy, rng = ms.repair_energy(model, space, inputs, ridge=1e-3), np.random.default_rng(0)
     coefficients = rng.random(len(energy.names))
@@ -139,7 +139,7 @@ def test_changes_and_moves_agree_with_energies_from_scratch(name):
                 assert state.singles(layer) == pytest.approx(again.singles(layer), rel=1e-8, abs=1e-11)
 
 
-def test_removing_units_never_lowers_it_and_one_unit_of_two_equal_ones_is_free():
+def test_removing_a_unit_raises_the_energy_and_a_duplicate_unit_costs_almost_nothing():
     torch.manual_seed(0)
     model, inputs = mlp(), torch.randn(512, 10)
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_greedy_removal_beats_random_masks_and_other_criteria(name):
     assert greedy < energy(space.top_k(ms.criteria.filter_l1(model, space), 0.5, "layerwise"))
 
 
-def test_as_a_criterion_it_goes_on_from_the_units_that_are_alive():
+def test_criterion_energy_gives_nested_masks():
     model, inputs, space = case("mlp")
     batches = [(inputs, torch.zeros(len(inputs)))]
     alive = ms.criteria.select("energy", model, space, batches, 0.6, scope="layerwise")
@@ -174,7 +174,7 @@ def test_as_a_criterion_it_goes_on_from_the_units_that_are_alive():
     assert mask == ms.criteria.select("energy", model, space, batches, 0.3, scope="layerwise")
 
 
-def test_heads_of_attention_are_units_too():
+def test_repair_energy_includes_attention_heads():
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.models.vision_transformer.VisionTransformer(
@@ -187,7 +187,7 @@ def test_heads_of_attention_are_units_too():
     assert energy(space.random(0.5, "layerwise", torch.Generator().manual_seed(0))) > 0
 
 
-def test_errors():
+def test_weight_spaces_and_too_few_examples_raise_input_error():
     model, inputs, space = case("mlp")
     with pytest.raises(InputError, match="energy: it is for filter masks"):
         ms.repair_energy(model, ms.weight_space(model), inputs)

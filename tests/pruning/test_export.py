@@ -1,3 +1,5 @@
+"""Export: files in ONNX and as programs with equal outputs, and masks to and from ``torch.nn.utils.prune``."""
+
 import copy
 import importlib.util
 
@@ -21,7 +23,7 @@ WRITERS = {
 
 
 def network():
-    """Convolution, normalisation with statistics of its own, linear."""
+    """Convolution, BatchNorm with statistics of random images, linear layer."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -37,7 +39,7 @@ def images(n=3):
 
 
 def run(path, batch):
-    """What the file makes of a batch, without the package."""
+    """Return the outputs of the file for a batch, without the package."""
     if path.suffix == ".onnx":
         import onnxruntime
 
@@ -47,7 +49,7 @@ def run(path, batch):
 
 
 @pytest.mark.parametrize("write", WRITERS.values())
-def test_a_masked_network_runs_from_its_file(write, tmp_path):
+def test_exported_masked_network_has_equal_outputs_for_any_batch_size(write, tmp_path):
     model = network()
     space = ms.weight_space(model)
     space.apply(model, space.random(density=0.3, generator=torch.Generator().manual_seed(0)))
@@ -64,11 +66,11 @@ def test_a_masked_network_runs_from_its_file(write, tmp_path):
         for n in (1, 2, 7):  # any batch size
             wanted = model(images(n))
             assert (run(path, images(n)) - wanted).abs().max() <= 1e-4 * wanted.std()
-    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # one file, nothing beside it
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]  # a single file
 
 
 @pytest.mark.parametrize("write", WRITERS.values())
-def test_a_physically_pruned_network_runs_from_its_file(write, tmp_path):
+def test_exported_pruned_network_has_equal_outputs_and_a_smaller_file(write, tmp_path):
     from masksearch.pruning.physical import prune as cut
     from masksearch.spaces.filter_mask_space import filter_space
 
@@ -85,7 +87,7 @@ def test_a_physically_pruned_network_runs_from_its_file(write, tmp_path):
 
 
 @pytest.mark.parametrize("write", WRITERS.values())
-def test_a_torch_pruned_network_is_exported(write, tmp_path):
+def test_exported_network_of_torch_prune_has_equal_outputs(write, tmp_path):
     model = network()
     prune.random_unstructured(model[0], "weight", 0.5)
     model(images()).sum().backward()
@@ -147,7 +149,7 @@ class Branching(nn.Module):
 
 
 @pytest.mark.parametrize("write", WRITERS.values())
-def test_what_cannot_be_exported(write, tmp_path):
+def test_networks_that_cannot_be_exported_raise_input_error_and_keep_the_old_file(write, tmp_path):
     path = tmp_path / "network"
     path.write_bytes(b"an older file")
     bad = [
@@ -165,7 +167,7 @@ def test_what_cannot_be_exported(write, tmp_path):
     assert path.read_bytes() == b"an older file"
 
 
-def test_a_file_with_other_outputs_is_not_written(tmp_path):
+def test_export_with_other_outputs_writes_no_file(tmp_path):
     model, path = network().eval(), tmp_path / "network"
     with pytest.raises(ms.InputError, match="gives other outputs"):
         export.onnx_and_programs._checked(model, images(5), lambda x: [model(x) + 1e-3], path, b"")
@@ -174,7 +176,7 @@ def test_a_file_with_other_outputs_is_not_written(tmp_path):
     assert not path.exists()
 
 
-def test_a_missing_package_is_named(monkeypatch, tmp_path):
+def test_onnx_export_without_onnxscript_raises_input_error_with_the_package(monkeypatch, tmp_path):
     monkeypatch.setattr(export.onnx_and_programs, "find_spec", lambda name: None if name == "onnxscript" else True)
     with pytest.raises(ms.InputError, match=r"needs the package onnxscript: pip install 'masksearch\[export\]'"):
         export.to_onnx(network(), images(), tmp_path / "network.onnx")
@@ -186,7 +188,7 @@ def masked():
     return model, space, space.random(density=0.4, generator=torch.Generator().manual_seed(0))
 
 
-def test_masks_go_to_torch_prune_and_come_back():
+def test_mask_round_trips_through_torch_prune():
     model, space, mask = masked()
     with space.applied(model, mask), torch.no_grad():
         wanted = model.eval()(images())
@@ -207,7 +209,7 @@ def test_masks_go_to_torch_prune_and_come_back():
     assert export.mask_of_state(model.state_dict(), space).hamming(mask) == 0
 
 
-def test_masks_come_from_networks_that_torch_pruned():
+def test_mask_is_read_from_a_network_pruned_by_torch():
     model, space, _ = masked()
     magnitude = torch.cat([model[0].weight.detach().abs().flatten(), model[5].weight.detach().abs().flatten()])
     prune.global_unstructured([(model[0], "weight"), (model[5], "weight")], prune.L1Unstructured, amount=100)
@@ -220,7 +222,7 @@ def test_masks_come_from_networks_that_torch_pruned():
     assert export.from_torch_prune(model, space).densities() == {"0": 1.0, "5": 0.5}
 
 
-def test_masks_on_a_model_that_cannot_carry_them():
+def test_torch_prune_conversions_of_unsuitable_models_raise_input_error():
     model, space, mask = masked()
     with pytest.raises(ms.InputError, match="no layer of Sequential has a mask"):
         export.from_torch_prune(model, space)
@@ -231,7 +233,7 @@ def test_masks_on_a_model_that_cannot_carry_them():
     prune.l1_unstructured(model[5], "weight", amount=2)
     with pytest.raises(ms.InputError, match="layer '5' has a mask already"):
         export.to_torch_prune(model, space, mask)
-    assert not hasattr(model[0], "weight_mask")  # untouched, though it comes first
+    assert not hasattr(model[0], "weight_mask")  # unchanged, though it is the first layer
     other = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(ms.InputError, match=r"Sequential has no 0\.weight of shape"):
         export.to_torch_prune(other, space, mask)
@@ -246,7 +248,7 @@ def test_masks_on_a_model_that_cannot_carry_them():
 
 @pytest.mark.parametrize("form", ["zeros", "torch_prune"])
 @pytest.mark.parametrize("source", ["plain", "torch_prune"])
-def test_masked_state_dicts(form, source):
+def test_masked_state_has_the_mask_in_both_forms(form, source):
     model, space, mask = masked()
     old = space.random(density=0.7, generator=torch.Generator().manual_seed(5))
     wanted = {name: model.state_dict()[name] * keep for name, keep in space.parameter_masks(mask).items()}
@@ -268,7 +270,7 @@ def test_masked_state_dicts(form, source):
         assert torch.equal(receiver.get_submodule(name.removesuffix(".weight")).weight, weight)
 
 
-def test_masked_state_refuses():
+def test_masked_state_of_other_spaces_or_unknown_forms_raises_input_error():
     model, space, mask = masked()
     with pytest.raises(ms.InputError, match=r"state: it has nothing for 5\.weight"):
         export.masked_state({"0.weight": model[0].weight}, space, mask)

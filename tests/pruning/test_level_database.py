@@ -1,4 +1,4 @@
-"""Level database: stitched networks are those that a repair of the whole mask gives."""
+"""Level database: stitched networks equal networks repaired for the whole mask."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def case():
     return model, inputs, space, LevelDatabase(Reconstruction(model, space, inputs), saliency), saliency
 
 
-def test_masks_keep_the_best_units_of_every_family_at_its_level(case):
+def test_mask_of_levels_keeps_the_best_units_of_every_layer(case):
     *_, space, database, saliency = case
     mask = database.mask([0, 5, 9])
     assert list(mask.kept_per_layer().values()) == [10, 5, 2]
@@ -31,12 +31,12 @@ def test_masks_keep_the_best_units_of_every_family_at_its_level(case):
         assert kept.all() or values[kept].min() > values[~kept].max()
 
 
-def test_stitched_networks_are_repaired_networks(case):
+def test_stitched_networks_equal_repaired_networks(case):
     model, inputs, space, database, _ = case
     errors = database.errors()
     assert errors.shape == (3, len(DENSITIES))
     assert (errors[:, 0] == 0).all()
-    assert (errors[:, 1:].diff(dim=1) > -1e-3).all()  # fewer units, more error
+    assert (errors[:, 1:].diff(dim=1) > -1e-3).all()  # error rises as units are removed
     for levels in ([2, 5, 7], [5, 2, 0], [0, 0, 0], [9, 9, 9]):
         stitched = database.network(levels)
         repaired = ms.reconstruct(model, space, database.mask(levels), inputs)
@@ -46,7 +46,7 @@ def test_stitched_networks_are_repaired_networks(case):
             torch.testing.assert_close(small(inputs), stitched(inputs), atol=1e-4, rtol=1e-4)
 
 
-def test_mistakes_are_named(case):
+def test_wrong_levels_densities_and_saliencies_raise_input_error(case):
     *_, database, saliency = case
     with pytest.raises(ms.InputError, match=r"levels: \[1, 2\]; 3 numbers from 0 to 9"):
         database.mask([1, 2])

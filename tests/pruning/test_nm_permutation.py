@@ -1,4 +1,4 @@
-"""Permutations of channels for N:M pruning: energies against enumeration, equal outputs, and what the orders bring."""
+"""Permutations of channels for N:M pruning: energies against enumeration, equal outputs, and lower loss of energy."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def matrices(draw):
 
 @given(matrices(), st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
-def test_gains_are_the_differences_of_the_lost_energy(case, seed: int) -> None:
+def test_gains_of_swaps_equal_differences_of_the_lost_energy(case, seed: int) -> None:
     values, n, m = case
     columns = ColumnOrder(values, n, m)
     generator = np.random.default_rng(seed)
@@ -48,7 +48,7 @@ def best_of_all_orders(values: np.ndarray, n: int, m: int) -> float:
     return min(lost_by_definition(values, np.array(order), n, m) for order in orders)
 
 
-def test_both_searches_find_the_best_of_all_orders_of_six_columns() -> None:
+def test_annealing_and_greedy_swaps_find_the_best_order_of_six_columns() -> None:
     values = np.random.default_rng(0).lognormal(size=(6, 4))
     best = best_of_all_orders(values, 1, 2)
     for search in (lambda c, g: anneal(c, 3000, g), lambda c, g: greedy_swaps(c, 20, g)):
@@ -57,7 +57,7 @@ def test_both_searches_find_the_best_of_all_orders_of_six_columns() -> None:
         assert columns.lost == pytest.approx(best)
 
 
-def test_annealing_repeats_and_leaves_less_than_one_greedy_descent() -> None:
+def test_annealing_of_orders_is_repeatable_and_loses_less_energy_than_greedy_swaps() -> None:
     values = np.random.default_rng(0).lognormal(size=(64, 32))
     lost = []
     for _ in range(2):
@@ -73,7 +73,7 @@ def test_annealing_repeats_and_leaves_less_than_one_greedy_descent() -> None:
 
 
 class Attention(nn.Module):
-    """A transformer layer with a residual stream that LayerNorms see."""
+    """A transformer layer with LayerNorms on its residual stream."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["annealing", "greedy"])
-def test_the_permuted_network_has_equal_outputs_and_less_loss_under_2_of_4(method: str) -> None:
+def test_permuted_network_has_equal_outputs_and_loses_less_energy_at_2_of_4(method: str) -> None:
     torch.manual_seed(0)
     model, inputs = Attention().eval(), torch.randn(64, 5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -113,7 +113,7 @@ def test_the_permuted_network_has_equal_outputs_and_less_loss_under_2_of_4(metho
     assert lost == pytest.approx(next(layer.lost for layer in result.layers if layer.name == "rise"), rel=1e-5)
 
 
-def test_layers_that_can_not_be_permuted_have_a_reason() -> None:
+def test_layers_that_cannot_be_permuted_are_left_out_with_the_reason() -> None:
     model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     result = ms.permute_channels(model, torch.randn(16, 6), swaps=100)
     assert [layer.name for layer in result.layers] == ["2"]
@@ -124,6 +124,6 @@ def test_layers_that_can_not_be_permuted_have_a_reason() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"n": 4}, {"n": 0}, {"swaps": 0}, {"method": "anealing"}])
-def test_invalid_arguments_are_refused(arguments: dict) -> None:
+def test_wrong_arguments_of_permute_channels_raise_input_error(arguments: dict) -> None:
     with pytest.raises(ms.InputError, match=next(iter(arguments))):
         ms.permute_channels(Attention().eval(), torch.randn(16, 5), **arguments)

@@ -1,4 +1,4 @@
-"""One-shot pruning: masks and weights against other derivations, blocks against plain calibration, resuming."""
+"""One-shot pruning: masks and weights against independent derivations, calibration block by block, resuming."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def problem(k: int, out: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def obs_left_to_right(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """SparseGPT by definition: the optimal-brain step of each column, with the inverse over the columns right of it."""
+    """SparseGPT by definition: the optimal-brain step of each column, with the inverse over the columns from it on."""
     out, k = weight.shape
     damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(k, dtype=gram.dtype)
     weight, keep = weight.clone(), torch.zeros(out, k, dtype=torch.bool)
@@ -82,7 +82,7 @@ def obs_left_to_right(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor,
     ("k", "kept"),
     [(20, Kept(0.5)), (20, Kept(0.3)), (150, Kept(0.4)), (24, Kept(0.5, (2, 4))), (24, Kept(0.25, (2, 8)))],
 )
-def test_sparsegpt_is_the_optimal_brain_step_of_every_column_from_left_to_right(k: int, kept: Kept) -> None:
+def test_sparsegpt_equals_optimal_brain_steps_of_columns_from_left_to_right(k: int, kept: Kept) -> None:
     weight, gram = problem(k)
     keep, new = sparsegpt(weight, gram, kept)
     other_keep, other_new = obs_left_to_right(weight, gram, kept)
@@ -93,7 +93,7 @@ def test_sparsegpt_is_the_optimal_brain_step_of_every_column_from_left_to_right(
 
 
 @pytest.mark.parametrize("kept", [Kept(0.5), Kept(0.5, (2, 4))])
-def test_sparsegpt_leaves_less_error_than_wanda_and_wanda_less_than_magnitude(kept: Kept) -> None:
+def test_sparsegpt_has_lower_error_than_wanda_and_wanda_than_magnitude(kept: Kept) -> None:
     errors = dict.fromkeys(METHODS, 0.0)
     for seed in range(5):
         weight, gram = problem(32, seed=seed)
@@ -117,7 +117,7 @@ def test_wanda_keeps_the_largest_products_of_every_output() -> None:
 
 @pytest.mark.parametrize("skip", [False, True], ids=["chain", "skips"])
 @pytest.mark.parametrize("method", list(METHODS))
-def test_blocks_are_calibrated_on_what_the_pruned_blocks_before_return(skip: bool, method: str) -> None:
+def test_blocks_are_calibrated_on_outputs_of_the_pruned_blocks_before(skip: bool, method: str) -> None:
     model = network(skip)
     result = ms.one_shot(model, TOKENS, density=0.5, method=method)
 
@@ -134,7 +134,7 @@ def test_blocks_are_calibrated_on_what_the_pruned_blocks_before_return(skip: boo
             torch.testing.assert_close(found, layer.weight, rtol=1e-4, atol=1e-5)
 
 
-def test_only_layers_of_the_blocks_are_pruned_and_the_model_does_not_change() -> None:
+def test_one_shot_prunes_only_layers_of_blocks_and_does_not_change_the_model() -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result = ms.one_shot(model, TOKENS, sparsity=0.75, exclude="*.fall")
@@ -147,14 +147,14 @@ def test_only_layers_of_the_blocks_are_pruned_and_the_model_does_not_change() ->
     assert "sparsegpt: 384 of 1,536 weights kept (0.25)" in str(result)
 
 
-def test_a_pattern_keeps_n_of_m_everywhere() -> None:
+def test_one_shot_with_a_pattern_keeps_n_of_m_weights_in_every_group() -> None:
     result = ms.one_shot(network(), TOKENS, pattern=(2, 4))
     for layer in result.layers:
         weight = result.model.get_submodule(layer.name).weight
         assert ((weight.unflatten(1, (-1, 4)) != 0).sum(2) == 2).all()
 
 
-def test_densities_may_differ_by_layer_and_outlier_densities_fit() -> None:
+def test_one_shot_keeps_outlier_densities_of_layers() -> None:
     model = network()
     densities = ms.outlier_densities(model, TOKENS, 0.4, spread=0.1, factor=2.0)
     assert set(densities) == {f"blocks.{n}.{layer}" for n in range(3) for layer in ("rise", "fall")}
@@ -193,7 +193,7 @@ class HaltError(RuntimeError):
     pass
 
 
-def test_an_interrupted_call_continues_after_the_finished_blocks(tmp_path) -> None:
+def test_interrupted_one_shot_continues_after_the_finished_blocks(tmp_path) -> None:
     whole = ms.one_shot(network(), TOKENS, sparsity=0.5)
     model = network()
 
@@ -219,7 +219,7 @@ def test_an_interrupted_call_continues_after_the_finished_blocks(tmp_path) -> No
         ms.one_shot(model, TOKENS, sparsity=0.5, folder=tmp_path)
 
 
-def test_a_network_without_blocks_is_one_block() -> None:
+def test_one_shot_prunes_a_network_without_blocks() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 8, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 3)).eval()
     result = ms.one_shot(model, torch.randn(16, 2, 6, 6), sparsity=0.5)
@@ -246,12 +246,12 @@ def test_a_network_without_blocks_is_one_block() -> None:
         ({"density": 0.5, "exclude": "block.*"}, "fits no layer"),
     ],
 )
-def test_invalid_arguments_are_refused(arguments: dict, message: str) -> None:
+def test_wrong_arguments_of_one_shot_raise_input_error(arguments: dict, message: str) -> None:
     with pytest.raises(ms.InputError, match=message):
         ms.one_shot(network(), TOKENS, **arguments)
 
 
-def test_inputs_that_are_not_finite_are_refused() -> None:
+def test_nan_inputs_of_one_shot_raise_input_error() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     with pytest.raises(ms.InputError, match="NaN or infinite"):
         ms.one_shot(model, torch.full((16, 4), torch.nan), sparsity=0.5)
@@ -266,7 +266,7 @@ class Attention(nn.Module):
         return self.attention(x, x, x)[0]
 
 
-def test_projections_of_multihead_attention_are_pruned(tmp_path: Path) -> None:
+def test_one_shot_prunes_projections_of_multihead_attention(tmp_path: Path) -> None:
     model, inputs = Attention().eval(), torch.randn(8, 5, 8)
     result = ms.one_shot(model, inputs, sparsity=0.5, folder=tmp_path)
     found = [(layer.name, layer.density) for layer in result.layers]
@@ -293,7 +293,7 @@ def test_input_projections_of_different_tensors_stay_dense() -> None:
     assert bool(result.model.attention.in_proj_weight.count_nonzero() == 24 * 8)
 
 
-def test_the_criterion_owl_keeps_outlier_densities_at_one_global_ranking() -> None:
+def test_criterion_owl_keeps_outlier_densities_in_a_global_ranking() -> None:
     model = network()
     with torch.no_grad():
         model.blocks[1].rise.weight[:, 0] *= 30
@@ -307,7 +307,7 @@ def test_the_criterion_owl_keeps_outlier_densities_at_one_global_ranking() -> No
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
-def test_networks_of_transformers_are_pruned_block_by_block(kind: str) -> None:
+def test_one_shot_prunes_networks_of_transformers(kind: str) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the extra test-all")
     size = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
@@ -326,7 +326,7 @@ def test_networks_of_transformers_are_pruned_block_by_block(kind: str) -> None:
     assert all(0 < layer.error < 0.5 for layer in result.layers)
 
 
-def test_networks_of_layer_levels_are_pruned_on_dense_inputs():
+def test_layer_levels_prune_each_layer_on_dense_inputs():
     model = network()
     space = ms.weight_space(model, include="blocks.*")
     inputs: dict[str, Tensor] = {}
@@ -350,7 +350,7 @@ def test_networks_of_layer_levels_are_pruned_on_dense_inputs():
     torch.testing.assert_close(found.head.weight, model.head.weight)
 
 
-def test_a_scorer_of_layer_levels_compares_with_the_dense_network():
+def test_scorer_of_layer_levels_is_zero_for_the_full_mask_and_above_the_distance():
     model = network()
     space = ms.weight_space(model, include="blocks.*")
     levels = LayerLevels(model, space, TOKENS)
@@ -362,7 +362,7 @@ def test_a_scorer_of_layer_levels_compares_with_the_dense_network():
     assert plain(half).value < scorer(half).value < 0
 
 
-def test_layer_levels_refuse_what_they_cannot_prune():
+def test_layer_levels_with_an_unused_layer_or_unknown_method_raise_input_error():
     model = network()
     model.unused = nn.Linear(4, 4)
     with pytest.raises(ms.InputError, match="doesn't call layer 'unused'"):

@@ -1,4 +1,4 @@
-"""Orthogonality repair: kept weights become as orthonormal as the mask lets them, and nothing else changes."""
+"""Orthogonality repair: kept weights become as orthonormal as the mask allows, and nothing else changes."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def orthonormal(matrix):
 
 
 @pytest.mark.parametrize("shape", [(9, 4), (4, 9), (6, 2, 3, 3)])
-def test_without_a_mask_the_smaller_side_is_orthonormal(shape):
+def test_repaired_full_matrix_is_orthonormal_on_the_smaller_side(shape):
     torch.manual_seed(0)
     weights = {"a.weight": 0.1 * torch.randn(shape), "a.bias": torch.randn(shape[0])}
     new = repaired(weights, {"a.weight": torch.ones(shape, dtype=torch.bool), "a.bias": torch.ones(shape[0]) > 0})
@@ -24,7 +24,7 @@ def test_without_a_mask_the_smaller_side_is_orthonormal(shape):
     assert torch.equal(new["a.bias"], weights["a.bias"])
 
 
-def test_pruned_weights_stay_zero_and_the_score_falls_below_that_of_the_dense_network():
+def test_repair_keeps_pruned_weights_zero_and_lowers_the_orthogonality_score():
     model = build_model("lenet_300_100:0.2", (1, 8, 8), seed=0)
     space = weight_space(model)
     mask = space.random(0.2, generator=torch.Generator().manual_seed(0))
@@ -40,7 +40,7 @@ def test_pruned_weights_stay_zero_and_the_score_falls_below_that_of_the_dense_ne
     assert all(torch.equal(weights[name], tensor) for name, tensor in again.items())
 
 
-def test_filters_that_are_gone_take_no_part():
+def test_repair_of_filter_masks_ignores_pruned_filters():
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 20))
     space = filter_space(model.eval(), torch.randn(1, 1, 4, 4))
     mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
@@ -51,6 +51,6 @@ def test_filters_that_are_gone_take_no_part():
     assert torch.equal(weights["1.weight"], model[1].weight)
 
 
-def test_a_layer_that_is_empty_stays_empty():
+def test_repair_keeps_an_empty_layer_empty():
     new = repaired({"weight": torch.ones(2, 3)}, {"weight": torch.zeros(2, 3, dtype=torch.bool)})
     assert torch.equal(new["weight"], torch.zeros(2, 3))

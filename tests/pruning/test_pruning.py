@@ -1,4 +1,4 @@
-"""Pruned networks: equal to masked ones, trainable, on disk and back."""
+"""Pruned networks: equal to masked networks, trained, pruned again, saved and loaded, restored to full size."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ TORCHVISION = [
 
 
 def randomise(net, generator):
-    """Nothing is zero, one or tiny any more: those would hide errors. Matrices keep their initial weights."""
+    """Replace zeros and ones, which would hide errors, in vectors and buffers; matrices keep their initial weights."""
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.numel() <= max(parameter.shape):
@@ -40,14 +40,14 @@ def randomise(net, generator):
 
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, *(f"torchvision:{name}" for name in TORCHVISION)])
-def test_masked_is_pruned_and_pruned_networks_train(name):
+def test_masked_network_equals_pruned_network_and_pruned_network_is_trained(name):
     shape = (3, 64, 64) if ":" in name else (3, 32, 32)
     generator = torch.Generator().manual_seed(0)
     net = build_model(name, shape).eval()
     space = filter_space(net, torch.zeros(1, *shape))
     randomise(net, generator)
     images = torch.randn(2, *shape, generator=generator)
-    # Float64 shows that the structure is right, float32 that networks as they are used are close enough.
+    # Float64 checks the structure, float32 the accuracy of networks in use.
     for dtype, tolerance, densities in ((torch.float32, 1e-5, (0.9, 0.5, 0.2)), (torch.float64, 1e-9, (0.5,))):
         net, images = net.to(dtype), images.to(dtype)
         for density in densities:
@@ -69,7 +69,7 @@ def test_masked_is_pruned_and_pruned_networks_train(name):
 
 
 class Own(nn.Module):
-    """A network that no table knows, with a buffer that no state dict holds."""
+    """A network outside of the table, with a buffer outside of the state dict."""
 
     def __init__(self, filters=16):
         super().__init__()
@@ -85,15 +85,15 @@ class Own(nn.Module):
 
 
 @pytest.fixture
-def own():
+def custom_case():
     net = Own().eval()
     randomise(net, torch.Generator().manual_seed(0))
     space = filter_space(net, torch.zeros(1, 3, 8, 8))
     return net, space, space.random(0.5, generator=torch.Generator().manual_seed(1))
 
 
-def test_layers_know_their_sizes(own):
-    net, space, mask = own
+def test_layers_of_a_pruned_network_have_the_new_sizes(custom_case):
+    net, space, mask = custom_case
     small = prune(net, space, mask)
     assert str(small.conv) == "Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))"
     assert str(small.depthwise) == "Conv2d(8, 8, kernel_size=(3, 3), stride=(1, 1), groups=8)"
@@ -103,8 +103,8 @@ def test_layers_know_their_sizes(own):
     assert net.conv.out_channels == 16
 
 
-def test_a_full_mask_gives_an_equal_copy(own):
-    net, space, _ = own
+def test_prune_with_a_full_mask_returns_an_equal_copy(custom_case):
+    net, space, _ = custom_case
     net.conv.weight.requires_grad_(False)
     copy = prune(net, space, space.full())
     assert copy.conv.weight.data_ptr() != net.conv.weight.data_ptr()
@@ -114,8 +114,8 @@ def test_a_full_mask_gives_an_equal_copy(own):
         assert torch.equal(ours, theirs), name
 
 
-def test_pruned_networks_can_be_pruned_again(own):
-    net, space, mask = own
+def test_network_pruned_twice_equals_network_pruned_by_both_masks(custom_case):
+    net, space, mask = custom_case
     small = prune(net, space, mask)
     again = filter_space(small, torch.zeros(1, 3, 8, 8))
     assert again.n_units == mask.n_kept
@@ -127,8 +127,8 @@ def test_pruned_networks_can_be_pruned_again(own):
     assert torch.equal(twice(images), once(images))
 
 
-def test_slices_of_a_state_dict_are_the_pruned_network(own):
-    net, space, mask = own
+def test_slice_state_gives_the_state_of_the_pruned_network(custom_case):
+    net, space, mask = custom_case
     earlier = Own()
     small = prune(net, space, mask)
     small.load_state_dict(slice_state(space, mask, earlier.state_dict()))
@@ -141,8 +141,8 @@ def test_slices_of_a_state_dict_are_the_pruned_network(own):
         slice_state(space, mask, Own(20).state_dict())
 
 
-def test_masks_and_models_that_do_not_fit(own):
-    net, space, mask = own
+def test_empty_masks_and_masks_of_other_networks_raise_input_error(custom_case):
+    net, space, mask = custom_case
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(InputError, match=r"keeps nothing of layer '(conv|norm|depthwise|fc)'"):
         prune(net, space, Mask(space, torch.zeros(16, dtype=torch.bool)))
@@ -157,7 +157,7 @@ def test_masks_and_models_that_do_not_fit(own):
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_a_saved_network_of_the_table_comes_back_in_a_new_process(tmp_path):
+def test_saved_network_of_the_table_is_loaded_in_a_new_process(tmp_path):
     generator = torch.Generator().manual_seed(0)
     net = build_model("resnet20:0.5", (3, 16, 16), 7, seed=3).eval()
     randomise(net, generator)
@@ -190,11 +190,13 @@ torch.save([replayed.state_dict(), loaded.state_dict(), loaded(images)], f"{fold
     for name, tensor in small.state_dict().items():
         assert torch.equal(tensor, replayed[name]), name
         assert torch.equal(tensor, loaded[name]), name
-    assert torch.allclose(outputs, small(images), rtol=1e-5, atol=1e-6)  # another process may have other threads
+    assert torch.allclose(
+        outputs, small(images), rtol=1e-5, atol=1e-6
+    )  # another process may use another number of threads
 
 
-def test_a_network_of_your_own_comes_back_through_a_fresh_instance(own, tmp_path):
-    net, space, mask = own
+def test_saved_custom_network_is_loaded_with_a_fresh_instance(custom_case, tmp_path):
+    net, space, mask = custom_case
     small = prune(net, space, mask)
     save_pruned(tmp_path / "small", small, space, mask)
     fresh = Own()
@@ -214,8 +216,8 @@ def test_a_network_of_your_own_comes_back_through_a_fresh_instance(own, tmp_path
         load_pruned(tmp_path / "small", model=fresh)
 
 
-def test_a_network_that_was_pruned_twice_comes_back_through_a_fresh_instance(own, tmp_path):
-    net, space, mask = own
+def test_network_pruned_twice_is_loaded_with_a_fresh_instance(custom_case, tmp_path):
+    net, space, mask = custom_case
     once = prune(net, space, mask)
     save_pruned(tmp_path / "once", once, space, mask)
     for first in (once, load_pruned(tmp_path / "once", model=Own())):
@@ -230,8 +232,8 @@ def test_a_network_that_was_pruned_twice_comes_back_through_a_fresh_instance(own
         load_pruned(tmp_path / "twice", model=Own(20))
 
 
-def test_only_what_the_mask_leaves_is_saved(own, tmp_path):
-    net, space, mask = own
+def test_save_pruned_of_an_unpruned_network_raises_input_error(custom_case, tmp_path):
+    net, space, mask = custom_case
     with pytest.raises(
         InputError, match=r"Own has \(16, 3, 3, 3\) for 'conv\.weight'; this mask leaves \(8, 3, 3, 3\)"
     ):
@@ -242,7 +244,7 @@ def test_only_what_the_mask_leaves_is_saved(own, tmp_path):
 @pytest.mark.parametrize(
     "name", ["lenet5", "basic_cnn:0.25", "conv4:0.25", "vgg11_bn:0.1", "resnet20:0.5", "resnetb20:0.5"]
 )
-def test_restored_states_are_masked_ones_and_the_way_back_from_slices(name):
+def test_restored_state_equals_masked_state_and_inverts_slice_state(name):
     shape = (3, 32, 32)
     generator = torch.Generator().manual_seed(0)
     net = build_model(name, shape).eval()
@@ -262,7 +264,7 @@ def test_restored_states_are_masked_ones_and_the_way_back_from_slices(name):
             assert torch.equal(tensor, masked[tensor_name]), tensor_name
         else:  # statistics of a removed channel, which nothing reads, are zero
             assert torch.equal(tensor[tensor != 0], state[tensor_name][tensor != 0]), tensor_name
-    # There and back, from a smaller network with weights of its own.
+    # Restored and sliced again, from a pruned network with other weights.
     small = prune(net, space, mask)
     randomise(small, generator)
     small.eval()
@@ -276,12 +278,12 @@ def test_restored_states_are_masked_ones_and_the_way_back_from_slices(name):
     assert (outputs - expected).abs().max() <= 1e-5 * expected.std()
 
 
-def test_states_that_no_mask_leaves_are_not_restored(own):
-    net, space, mask = own
+def test_restoring_states_of_other_masks_raises_input_error(custom_case):
+    net, space, mask = custom_case
     state = slice_state(space, mask, net.state_dict())
     before = {name: tensor.clone() for name, tensor in state.items()}
     restore_state(space, mask, state)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())  # only read
+    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())  # unchanged
     with pytest.raises(InputError, match=r"shape \(16, 3, 3, 3\) for 'conv\.weight'; this mask leaves \(8, 3, 3, 3\)"):
         restore_state(space, mask, net.state_dict())
     with pytest.raises(InputError, match="doesn't fit"):

@@ -1,4 +1,4 @@
-"""Least-squares repair of masked networks: its two properties, independent solutions, and every kind of layer."""
+"""Least-squares repair of masked networks: lower errors, pruned zeros, independent solutions, all kinds of layers."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def mlp():
 
 
 def convolutional():
-    """Its BatchNorm statistics are those of its inputs, as after a training."""
+    """Return a network with BatchNorm statistics of its inputs, as after a training."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
@@ -99,7 +99,7 @@ def examples(name, n=256):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rows_times_matrices_are_the_outputs_of_every_layer(name):
+def test_input_rows_times_matrix_equal_the_outputs_of_every_layer(name):
     model, inputs = CASES[name][0](), examples(name, 5)
     outputs = {}
     for key, module in model.named_modules():
@@ -116,7 +116,7 @@ def test_rows_times_matrices_are_the_outputs_of_every_layer(name):
         products = F.pad(rows, (0, 1), value=1.0) @ layer.matrix(module).transpose(1, 2)
         if layer.name == "attention.out_proj":
             expected = outputs["attention"][0].flatten(0, 1)[None]
-        elif layer.name == "attention":  # its products are not seen; their sizes are
+        elif layer.name == "attention":  # products are not observable, only their sizes
             assert products.shape == (1, 30, 48)
             continue
         else:
@@ -126,7 +126,7 @@ def test_rows_times_matrices_are_the_outputs_of_every_layer(name):
 
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_a_full_mask_changes_nothing_but_statistics(name, sequential):
+def test_repair_of_a_full_mask_changes_no_parameter(name, sequential):
     model, inputs = CASES[name][0](), examples(name)
     space = ms.filter_space(model, inputs[:1])
     repaired = ms.reconstruct(model, space, space.full(), inputs, sequential=sequential)
@@ -137,7 +137,7 @@ def test_a_full_mask_changes_nothing_but_statistics(name, sequential):
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
 @pytest.mark.parametrize("name", CASES)
-def test_repaired_outputs_are_nearer_and_pruned_entries_stay_zero(name, granularity, sequential):
+def test_repaired_outputs_have_lower_error_and_pruned_entries_stay_zero(name, granularity, sequential):
     model, inputs = CASES[name][0](), examples(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     space = ms.weight_space(model) if granularity == "weight" else ms.filter_space(model, inputs[:1])
@@ -152,7 +152,7 @@ def test_repaired_outputs_are_nearer_and_pruned_entries_stay_zero(name, granular
         with space.applied(model, mask):
             masked = model(inputs)
         errors = [float((outputs - dense).square().mean()) for outputs in (repaired(inputs), masked)]
-    # Layers repaired for dense inputs promise nothing for the outputs, though all but random weight masks gain there.
+    # Repair for dense inputs need not lower the error of the outputs, though it does but for random weight masks.
     assert errors[0] < (1.1 if granularity == "weight" and not sequential else 0.9) * errors[1]
     if granularity == "filter":
         small = ms.prune(repaired, space, mask)
@@ -160,7 +160,7 @@ def test_repaired_outputs_are_nearer_and_pruned_entries_stay_zero(name, granular
             torch.testing.assert_close(small(inputs), repaired(inputs), atol=1e-4, rtol=1e-4)
 
 
-def test_a_layer_is_the_solution_of_torchs_own_least_squares():
+def test_repaired_layer_equals_the_solution_of_torch_lstsq():
     """The last layer of a network whose hidden units are correlated, against lstsq with the same ridge."""
     model, inputs = mlp(), examples("mlp", 512)
     space = ms.filter_space(model, inputs[:1])
@@ -185,7 +185,7 @@ def test_a_layer_is_the_solution_of_torchs_own_least_squares():
     assert min(float((found - solution).abs().max()) for solution in solutions) < 1e-4
 
 
-def test_a_row_of_a_weight_mask_is_where_the_optimal_brain_update_ends():
+def test_repaired_rows_of_a_weight_mask_equal_repeated_optimal_brain_updates():
     """Weights removed one after the other, each with the closed-form change of the others (Frantar, Alistarh 2022)."""
     model, inputs = mlp(), examples("mlp", 512)
     space = ms.weight_space(model)
@@ -216,7 +216,7 @@ def test_a_row_of_a_weight_mask_is_where_the_optimal_brain_update_ends():
 
 
 class Residual(nn.Module):
-    """Its blocks add to a trunk; statistics are those of its inputs."""
+    """Residual blocks."""
 
     def __init__(self, norms=True):
         super().__init__()
@@ -236,7 +236,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("norms", [True, False])
-def test_branches_aim_at_the_sum_with_their_shortcut(norms):
+def test_sequential_repair_of_residual_branches_beats_parallel_repair(norms):
     torch.manual_seed(0)
     model, inputs = Residual(norms), torch.randn(512, 2, 6, 6)
     for part in inputs.split(64):
@@ -256,7 +256,7 @@ def test_branches_aim_at_the_sum_with_their_shortcut(norms):
     assert errors[1] < errors[0]
 
 
-def test_batch_norm_statistics_are_those_of_the_pruned_network():
+def test_repair_recomputes_batch_norm_statistics_of_the_pruned_network():
     model, inputs = convolutional(), examples("convolutional")
     space = ms.filter_space(model, inputs[:1])
     mask = space.random(density=0.5, scope="layerwise", generator=torch.Generator().manual_seed(2))
@@ -266,7 +266,7 @@ def test_batch_norm_statistics_are_those_of_the_pruned_network():
     torch.testing.assert_close(repaired[1].running_mean, means.mean(0), atol=1e-5, rtol=1e-4)
 
 
-def test_inputs_of_any_form_and_too_few_of_them():
+def test_reconstruct_accepts_inputs_of_any_form_and_refuses_too_few_examples():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -290,7 +290,7 @@ def test_inputs_of_any_form_and_too_few_of_them():
         ms.reconstruct(mlp(), ms.weight_space(mlp()), mask, torch.randn(64, 10))
 
 
-def test_a_weight_that_two_modules_share_keeps_its_values():
+def test_repair_does_not_change_a_weight_shared_by_two_modules():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()

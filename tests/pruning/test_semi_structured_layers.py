@@ -1,4 +1,4 @@
-"""Semi-structured inference: refused on a CPU, and on a GPU equal outputs and reasons for dense layers."""
+"""Semi-structured inference: refused on a CPU; on a GPU, equal outputs and reasons for dense layers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def network(width=256):
     return model.eval()
 
 
-def test_a_cpu_gains_nothing():
+def test_semi_structured_inference_on_a_cpu_raises_input_error():
     with pytest.raises(InputError, match=r"is on cpu, where 2:4 weights save no time; move it to a CUDA device"):
         ms.deploy.semi_structured(network())
 
@@ -32,7 +32,7 @@ def test_a_cpu_gains_nothing():
         (network()[0].bfloat16(), ""),
     ],
 )
-def test_layers_that_stay_dense_have_a_reason(layer, reason):
+def test_dense_layers_have_a_reason(layer, reason):
     found = module._reason_for_dense(layer, measured=True)
     assert reason in found
     assert bool(reason) == bool(found)
@@ -41,7 +41,7 @@ def test_layers_that_stay_dense_have_a_reason(layer, reason):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("with_example", [True, False])
-def test_on_a_gpu_outputs_are_equal(dtype, with_example):
+def test_semi_structured_network_on_a_gpu_has_equal_outputs(dtype, with_example):
     model = network(2048).to("cuda", dtype)
     x = torch.randn(512, 64, device="cuda", dtype=dtype)
     expected = model(x)

@@ -1,3 +1,5 @@
+"""Sparse inference: equal outputs, the choice of sparse layers by timings, break-even sparsities."""
+
 import copy
 import subprocess
 import sys
@@ -20,9 +22,9 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "sparse.py"
 
 @pytest.fixture(autouse=True)
 def spread(monkeypatch):
-    """Seconds that count products, a sparse one for 20 dense ones, so that a busy machine chooses no differently.
+    """Replace timings by numbers of products (a sparse product costs as 20 dense ones), so that choices are repeatable.
 
-    How far, relative to the median, the interval of every time reaches is the test's to change.
+    Tests can change the width of the intervals of times, relative to the median.
     """
     spread = {"dense": 0.1, "sparse": 0.1}
 
@@ -60,7 +62,7 @@ SPARSE_FORMS = {
 
 @pytest.mark.parametrize("form", SPARSE_FORMS)
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_sparse_form_gives_the_same_outputs(form, n):
+def test_sparse_form_of_a_layer_has_equal_outputs(form, n):
     layer, shape = SPARSE_FORMS[form]
     layer = thinned(copy.deepcopy(layer), 1.1 if form == "nothing_kept" else 0.8).double()
     twin = deploy._sparse_form(layer)
@@ -84,15 +86,15 @@ def test_other_convolutions_have_no_sparse_form(layer):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_stays_dense_on_a_cpu(dtype):
+def test_half_precision_layers_have_no_sparse_form_on_a_cpu(dtype):
     assert deploy._sparse_form(thinned(nn.Linear(30, 12), 0.9).to(dtype)) is None
 
 
-def test_a_dense_weight_has_no_sparse_form():
+def test_layer_without_zeros_has_no_sparse_form():
     assert deploy._sparse_form(nn.Linear(8, 8)) is None
 
 
-def test_very_sparse_layers_become_sparse_and_thin_ones_stay_dense():
+def test_very_sparse_layers_become_sparse_and_nearly_dense_layers_stay_dense():
     network = nn.Sequential(
         thinned(nn.Linear(1024, 1024), 0.995),
         nn.ReLU(),
@@ -108,7 +110,7 @@ def test_very_sparse_layers_become_sparse_and_thin_ones_stay_dense():
     assert isinstance(deployed[2], nn.Linear)
     fast, slow = choices
     assert fast.speedup == pytest.approx(10, rel=0.1)
-    assert slow.speedup == pytest.approx(1 / 18, rel=0.1)  # what buys nothing is shown as buying nothing
+    assert slow.speedup == pytest.approx(1 / 18, rel=0.1)  # a slower sparse form is shown as slower
     assert slow.sparsity == pytest.approx(0.1, abs=0.01)
     assert (slow.shape, slow.rows) == ((512, 1024), 64)
     assert "SparseLinear(1024, 1024, density=0.00" in repr(deployed)
@@ -123,7 +125,7 @@ def test_very_sparse_layers_become_sparse_and_thin_ones_stay_dense():
 
 
 @pytest.mark.parametrize(("name", "reach"), [("dense", 0.6), ("sparse", 1.6)])
-def test_a_layer_whose_times_overlap_stays_dense(spread, name, reach):
+def test_layer_with_overlapping_time_intervals_stays_dense(spread, name, reach):
     layer, x = thinned(nn.Linear(300, 300), 0.98), torch.randn(4, 300)  # 0.4 against 1
     [clear] = deploy.sparse(layer, x).choices
     spread[name] = reach
@@ -132,7 +134,7 @@ def test_a_layer_whose_times_overlap_stays_dense(spread, name, reach):
     assert clear.speedup == doubtful.speedup == pytest.approx(2.5, rel=0.1)
 
 
-def test_a_deployed_network_copies_saves_and_changes_type(tmp_path):
+def test_sparse_layers_are_copied_saved_and_converted_to_double(tmp_path):
     twin = nn.Sequential(deploy.SparseLinear(thinned(nn.Linear(20, 9), 0.9).weight, torch.randn(9)))
     x = torch.randn(4, 20)
     assert torch.equal(copy.deepcopy(twin)(x), twin(x))
@@ -145,7 +147,7 @@ def test_a_deployed_network_copies_saves_and_changes_type(tmp_path):
     assert torch.allclose(copy.deepcopy(twin).double()(x.double()).float(), twin(x), atol=1e-5)
 
 
-def test_convolutional_networks_with_1x1_convolutions():
+def test_sparse_form_of_a_resnet_covers_1x1_convolutions_and_the_last_layer():
     model = ms.build_model("resnetb20", (3, 32, 32))
     space = ms.weight_space(model)
     space.apply(model, space.random(density=0.02, scope="layerwise", generator=torch.Generator().manual_seed(0)))
@@ -157,7 +159,7 @@ def test_convolutional_networks_with_1x1_convolutions():
         assert torch.allclose(deployed(x), model.eval()(x), atol=1e-4)
 
 
-def test_a_layer_that_is_the_network_and_one_used_twice():
+def test_single_layers_and_repeated_layers_become_sparse():
     layer = thinned(nn.Linear(1024, 1024), 0.998)
     x = torch.randn(64, 1024)
     assert isinstance(deploy.sparse(layer, x).model, deploy.SparseLinear)
@@ -166,17 +168,17 @@ def test_a_layer_that_is_the_network_and_one_used_twice():
     assert deployed[0] is deployed[2]
 
 
-def test_torch_pruned_networks_and_torch_encoders():
+def test_networks_of_torch_prune_become_sparse_and_torch_encoders_stay_dense():
     network = nn.Sequential(nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 4))
     prune.random_unstructured(network[0], "weight", 0.998)
-    network(torch.randn(2, 1024)).sum().backward()  # a weight with a history, which deepcopy refuses
+    network(torch.randn(2, 1024)).sum().backward()  # a weight with a gradient function, which deepcopy refuses
     x = torch.randn(64, 1024)
     deployed, choices = deploy.sparse(network, x)
     assert [choice.chosen for choice in choices] == ["sparse"]
     assert torch.allclose(deployed(x), network(x), atol=1e-4)
     assert network[0].weight.grad_fn is not None
 
-    encoder = nn.TransformerEncoderLayer(16, 2, 2048, batch_first=True)  # its fused form reads linear1.weight itself
+    encoder = nn.TransformerEncoderLayer(16, 2, 2048, batch_first=True)  # its fused form reads linear1.weight directly
     thinned(encoder.linear1, 0.999)
     tokens = torch.randn(8, 5, 16)
     deployed, choices = deploy.sparse(encoder, tokens)
@@ -185,18 +187,18 @@ def test_torch_pruned_networks_and_torch_encoders():
         assert torch.allclose(deployed(tokens), encoder.eval()(tokens), atol=1e-5)
 
 
-def test_outputs_that_differ_are_an_error():
-    class Peeking(nn.Linear):
-        """Not exactly nn.Linear: it is left alone."""
+def test_sparse_form_with_other_outputs_raises_input_error():
+    class Subclass(nn.Linear):
+        """A subclass of nn.Linear, which stays dense."""
 
-    assert deploy.sparse(thinned(Peeking(64, 64), 0.99), torch.randn(4, 64)).choices == []
+    assert deploy.sparse(thinned(Subclass(64, 64), 0.99), torch.randn(4, 64)).choices == []
     layer = thinned(nn.Linear(1024, 1024), 0.998)
     layer.register_forward_hook(lambda module, inputs, outputs: outputs + 1)  # a hook that the sparse form doesn't have
     with pytest.raises(ms.InputError, match=r"Linear with sparse layers gives other outputs: they differ by 1;"):
         deploy.sparse(layer, torch.randn(64, 1024))
 
 
-def test_bad_input():
+def test_wrong_inputs_and_sparsities_raise_input_error():
     model = ms.build_model("lenet_300_100", (1, 28, 28))
     with pytest.raises(ms.InputError, match="doesn't take a batch of 2 inputs float32 3x28x28"):
         deploy.sparse(model, torch.randn(2, 3, 28, 28))
@@ -207,7 +209,7 @@ def test_bad_input():
     assert model.training
 
 
-def test_break_even():
+def test_break_even_is_the_lowest_sparsity_with_a_speedup():
     [row] = deploy.break_even(sizes=(512,), sparsities=(0.2, 0.99, 0.995), rows=(64,))
     assert (row.size, row.rows, list(row.speedups)) == (512, 64, [0.2, 0.99, 0.995])
     assert list(row.speedups.values()) == pytest.approx([1 / 16, 5, 10], rel=0.1)
@@ -216,7 +218,7 @@ def test_break_even():
     assert never.sparsity is None
 
 
-def test_the_benchmark_prints_a_table():
+def test_sparse_benchmark_prints_a_table():
     command = [
         sys.executable,
         BENCHMARK,

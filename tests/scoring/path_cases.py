@@ -27,7 +27,7 @@ def generator(seed=0):
 
 
 def make_mlp(activation="relu", bias=True, dtype=torch.float64, sizes=(20, 16, 12, 5)):
-    """Flatten, then linear layers with an activation object that serves everywhere between them."""
+    """Return a flattening and linear layers, with a single activation object between all of them."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         act = ACTIVATIONS[activation]()

@@ -1,4 +1,4 @@
-"""Scorers of every task: equal to a forward pass by hand, streamed or in memory; errors name what fits."""
+"""Scorers of every task: equal to a forward pass by hand, with examples in memory or streamed; and their errors."""
 
 import math
 
@@ -60,7 +60,7 @@ def by_hand(name, outputs, targets):
 
 @TASKS
 @pytest.mark.parametrize("batch_size", [1000, 5])
-def test_metric_and_loss_are_those_of_one_forward_pass(name, batch_size):
+def test_metric_and_loss_equal_a_single_forward_pass(name, batch_size):
     model, split = case(name)
     space = weight_space(model)
     metric, loss = (Scorer(model, space, split, kind, batch_size=batch_size) for kind in ("metric", "loss"))
@@ -74,7 +74,7 @@ def test_metric_and_loss_are_those_of_one_forward_pass(name, batch_size):
 
 
 @TASKS
-def test_the_distance_is_that_of_all_outputs_and_zero_for_the_full_mask(name):
+def test_distance_compares_all_outputs_and_is_zero_for_the_full_mask(name):
     model, split = case(name)
     space = weight_space(model)
     scorer = Scorer(model, space, split, "distance", batch_size=5)
@@ -86,7 +86,7 @@ def test_the_distance_is_that_of_all_outputs_and_zero_for_the_full_mask(name):
     assert scorer(space.full()).value == pytest.approx(0, abs=1e-6)
 
 
-def test_the_distance_needs_no_targets():
+def test_distance_needs_no_targets():
     model, split = case("own")
     space, targetless = weight_space(model), Split(split.inputs, None, split.task)
     mask = space.random(0.5, generator=generator())
@@ -95,7 +95,7 @@ def test_the_distance_needs_no_targets():
     )
 
 
-def test_dense_outputs_that_are_too_many_to_keep_are_computed_again(monkeypatch):
+def test_distance_is_equal_if_dense_outputs_are_too_many_to_keep(monkeypatch):
     model, split = case("segmentation")
     space = weight_space(model)
     mask = space.random(0.5, generator=generator())
@@ -108,7 +108,7 @@ def test_dense_outputs_that_are_too_many_to_keep_are_computed_again(monkeypatch)
 
 @TASKS
 @pytest.mark.parametrize("objective", ["metric", "loss", "distance", "bn_recalibrated"])
-def test_streamed_examples_score_as_resident_ones_to_the_bit(name, objective):
+def test_scores_of_streamed_examples_equal_scores_of_resident_examples(name, objective):
     model, split = case(name)
     space = weight_space(model)
     resident = Scorer(model, space, split, objective, batch_size=5, fast=False)
@@ -122,7 +122,7 @@ def test_streamed_examples_score_as_resident_ones_to_the_bit(name, objective):
         assert [fast(mask).value for mask in masks_of(space)] == [resident(mask).value for mask in masks_of(space)]
 
 
-def test_a_callable_gets_all_streamed_examples():
+def test_callable_objective_gets_all_streamed_examples():
     model, split = case("regression")
     space = weight_space(model)
 
@@ -133,7 +133,7 @@ def test_a_callable_gets_all_streamed_examples():
     assert scores[0] == scores[1]
 
 
-def test_examples_that_change_from_pass_to_pass_are_refused():
+def test_shuffled_streams_raise_input_error():
     model, split = case("segmentation")
     space = weight_space(model)
     scorer = Scorer(model, space, Streamed(split, loader_batch=5, shuffles=True))
@@ -146,7 +146,7 @@ def test_examples_that_change_from_pass_to_pass_are_refused():
         Scorer(model, weight_space(model), shuffled)
 
 
-def test_streamed_values_that_are_not_finite_are_refused_at_the_first_scoring():
+def test_nan_inputs_raise_input_error_at_construction_or_first_streamed_scoring():
     model, split = case("multilabel")
     split = Split(split.inputs.clone(), split.targets, split.task)
     split.inputs[17] = math.nan
@@ -158,14 +158,14 @@ def test_streamed_values_that_are_not_finite_are_refused_at_the_first_scoring():
 
 
 @pytest.mark.parametrize(("name", "objective"), [("classification", "accuracy"), ("regression", "metric")])
-def test_the_default_objective_follows_the_task(name, objective):
+def test_default_objective_depends_on_the_task(name, objective):
     model, split = case(name)
     space = weight_space(model)
     assert Scorer(model, space, split).objective == objective
     assert Scorer(model, space, split, loss=lambda outputs, targets: outputs.mean()).objective == "loss"
 
 
-def test_the_metric_of_a_classification_is_its_accuracy_on_the_same_path():
+def test_metric_of_a_classification_equals_accuracy_on_the_same_path():
     model, split = case("classification")
     space = weight_space(model)
     metric, accuracy = Scorer(model, space, split, "metric"), Scorer(model, space, split, "accuracy")
@@ -180,13 +180,13 @@ def test_the_metric_of_a_classification_is_its_accuracy_on_the_same_path():
 
 @pytest.mark.parametrize("objective", ["accuracy", "calibrated_loss"])
 @pytest.mark.parametrize("name", [n for n in CASES if n not in ("classification", "named logits")])
-def test_objectives_that_do_not_fit_the_task_are_refused(name, objective):
+def test_objectives_for_classification_refuse_other_tasks(name, objective):
     model, split = case(name)
     with pytest.raises(InputError, match=f"'{objective}' needs a classification.*'{split.task.name}'.*metric, loss"):
         Scorer(model, weight_space(model), split, objective)
 
 
-def test_logits_by_name_have_all_objectives_of_classification():
+def test_named_logits_support_all_objectives_of_classification():
     model, split = case("named logits")
     space = weight_space(model)
     plain = nn.Sequential(model.conv, nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), model.head).eval()
@@ -196,7 +196,7 @@ def test_logits_by_name_have_all_objectives_of_classification():
         assert one(space.full()).value == pytest.approx(two(inner.full()).value, abs=1e-6)
 
 
-def test_outputs_that_are_not_finite_score_nan():
+def test_infinite_outputs_have_a_score_that_is_not_finite():
     model, split = case("regression")
     space = weight_space(model)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_outputs_that_are_not_finite_score_nan():
     assert math.isnan(Scorer(model, space, split)(space.full()).value)
 
 
-def test_filters_of_any_task_are_scored_and_width_needs_no_examples():
+def test_filter_masks_of_a_multilabel_task_are_scored_by_loss_and_width():
     model, split = case("multilabel")
     space = filter_space(model, split.inputs[:1])
     mask = space.random(0.5, "layerwise", generator())
@@ -233,20 +233,20 @@ REASONS = {
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_repr_says_which_path_scores_and_why(name):
+def test_repr_of_a_scorer_states_path_and_reason(name):
     options, text = REASONS[name]
     model, split = case(name)
     assert text in repr(Scorer(model, weight_space(model), split, **options))
 
 
-def test_repr_names_streams_and_the_switch():
+def test_repr_of_a_scorer_states_streamed_examples_and_fast_false():
     model, split = case("classification")
     space = weight_space(model)
     assert "reference path: fast=False" in repr(Scorer(model, space, split, fast=False))
     assert "reference path: examples are streamed" in repr(Scorer(model, space, Streamed(split)))
 
 
-def test_outputs_and_targets_that_do_not_fit_are_said_when_the_scorer_is_made():
+def test_outputs_unsuitable_for_the_task_raise_input_error_at_construction():
     model = nn.Linear(6, 2)
     space = weight_space(model)
     with pytest.raises(InputError, match="one output per target"):
@@ -259,9 +259,9 @@ def test_outputs_and_targets_that_do_not_fit_are_said_when_the_scorer_is_made():
         Scorer(model, space, Split(floats(N, 6), floats(N), listed))
 
 
-def test_metrics_of_torchmetrics_are_computed_over_the_whole_split():
+def test_metric_class_as_in_torchmetrics_is_computed_over_the_whole_split():
     class Correlation:
-        """As torchmetrics has it: with a device, and a tensor as the result."""
+        """As in torchmetrics: with a device, and a tensor as the result."""
 
         def __init__(self):
             self.pairs, self.device = [], None

@@ -1,4 +1,4 @@
-"""Masks that are run together have the logits, and the scores, that each has by itself."""
+"""Batched masks: several masks in a pass have the logits and scores of single masks."""
 
 import pytest
 import torch
@@ -30,8 +30,8 @@ class Tied(nn.Module):
         return self.last(self.second(self.first(images.flatten(1)).relu()).relu())
 
 
-class Deciding(nn.Sequential):
-    """What it does depends on values."""
+class ValueDependent(nn.Sequential):
+    """Its outputs depend on a condition on values."""
 
     def forward(self, images):
         out = super().forward(images)
@@ -57,7 +57,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_logits_are_those_of_one_mask_after_another(name):
+def test_logits_of_batched_masks_equal_logits_of_single_masks(name):
     make, exclude = NETWORKS[name]
     model = make().eval()
     images = make_split(30, shape=(1, 6, 6) if name == "residual" else (1, 4, 5)).images
@@ -72,14 +72,14 @@ def test_logits_are_those_of_one_mask_after_another(name):
 
 @pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
 @pytest.mark.parametrize("name", [name for name in CLASSIFIERS if is_small(*with_space(name))])
-def test_every_small_network_and_every_objective_of_the_tables_can_go_together(name, measure):
+def test_small_networks_and_all_objectives_support_batching(name, measure):
     model, space = with_space(name)
     images = torch.randn(2, 3, 32, 32, generator=generator())
     assert supports_batching(model, space, measure, images, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
-def test_objectives_are_those_of_one_mask_after_another(measure):
+def test_batched_objectives_equal_objectives_of_single_masks(measure):
     logits, labels = torch.randn(3, 40, 5, generator=generator()).double(), make_split().labels
     logits[1, 7, 2] = torch.nan
     wanted = torch.stack([measure(one, labels) for one in logits])
@@ -87,40 +87,40 @@ def test_objectives_are_those_of_one_mask_after_another(measure):
 
 
 class OfTheBatch(nn.Sequential):
-    """What is said of an image depends on the others."""
+    """The output of an image depends on the other images."""
 
     def forward(self, images):
         out = super().forward(images)
         return out - out.mean(0)
 
 
-class Unlike(nn.Sequential):
-    """Says something else where it is batched over its weights."""
+class DifferentIfBatched(nn.Sequential):
+    """Returns other outputs if batched over its weights."""
 
     def forward(self, images):
         out = super().forward(images)
         return out + 1 if torch._C._functorch.is_batchedtensor(out) else out
 
 
-def reads(logits, labels):
+def synchronising(logits, labels):
     """An objective that waits for the device."""
     return torch.tensor(float(logits.sum()))
 
 
-def test_what_can_not_be_batched_goes_one_by_one():
+def test_networks_and_objectives_with_other_results_in_batches_are_not_batched():
     split, mlp = make_split(4), make_mlp().eval()
     accuracy = OF_LOGITS["accuracy"]
     assert supports_batching(mlp, weight_space(mlp), accuracy, split.images, split.labels)
-    assert not supports_batching(mlp, weight_space(mlp), reads, split.images, split.labels)
+    assert not supports_batching(mlp, weight_space(mlp), synchronising, split.images, split.labels)
     infinite = make_mlp()
     with torch.no_grad():
         for parameter in infinite.parameters():
             parameter.fill_(1e200)
-    for other in (Deciding(*make_mlp()), OfTheBatch(*make_mlp()), Unlike(*make_mlp()), infinite):
+    for other in (ValueDependent(*make_mlp()), OfTheBatch(*make_mlp()), DifferentIfBatched(*make_mlp()), infinite):
         assert not supports_batching(other.eval(), weight_space(other), accuracy, split.images, split.labels)
 
 
-def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights():
+def test_networks_of_linear_layers_up_to_a_million_weights_are_small():
     sizes = {"lenet_300_100": True, "thesis_mlp": True, "lenet5": False, "resnet20": False}
     models = {name: build_model(name, (1, 28, 28)) for name in sizes}
     assert {name: is_small(model, weight_space(model)) for name, model in models.items()} == sizes
@@ -128,7 +128,7 @@ def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights()
     assert not is_small(large, weight_space(large))
 
 
-def test_a_pass_of_several_masks_takes_as_many_fewer_images():
+def test_images_per_pass_are_divided_by_the_number_of_masks():
     model, images = make_mlp().eval(), make_split(40).images
     space, seen = weight_space(model), []
     together = BatchedMasks(model, space, images, 45)
@@ -137,7 +137,7 @@ def test_a_pass_of_several_masks_takes_as_many_fewer_images():
     assert seen == [15, 15, 10]
 
 
-def test_weights_are_those_that_there_were():
+def test_batched_masks_copy_the_weights():
     model, images = make_mlp().eval(), make_split().images
     space = weight_space(model)
     together, masks = BatchedMasks(model, space, images, 100), random_masks(space)
@@ -148,7 +148,7 @@ def test_weights_are_those_that_there_were():
 
 
 @pytest.mark.parametrize("objective", OF_LOGITS)
-def test_a_scorer_that_scores_at_once_gives_the_scores_of_one_that_does_not(objective):
+def test_scorer_with_several_masks_per_pass_equals_scorer_of_single_masks(objective):
     model, split = make_mlp(), make_split()
     space = weight_space(model)
     scorer = Scorer(model, space, split, objective, masks_per_pass=16)

@@ -1,4 +1,4 @@
-"""Networks trained side by side learn what they learn alone."""
+"""Batched training: networks that are trained side by side equal networks that are trained alone."""
 
 import copy
 import math
@@ -51,7 +51,7 @@ def frozen():
 
 
 def masks():
-    """A parameter of its own that is called as a method is."""
+    """A parameter with the name of a method."""
     model = linear()
     model.masks = nn.Parameter(torch.ones(1))
     return model
@@ -72,7 +72,7 @@ def double_split():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The number of networks that every training trains."""
+    """The number of networks of every training."""
     sizes = []
     plain = module.train
 
@@ -89,8 +89,8 @@ def trained(monkeypatch):
     ("model", "include"),
     [(linear, "*"), (convolution, "*"), (frozen, "*"), (masks, "*"), (Tied, "last"), (Tied, "second")],
 )
-def test_scores_are_those_of_masks_that_come_one_by_one(optimizer, model, include, trained):
-    """In float64 but for the loss, so that what is left is its rounding."""
+def test_scores_of_batched_trainings_equal_scores_of_single_trainings(optimizer, model, include, trained):
+    """In float64 but for the loss, so that only rounding of the loss differs."""
     model, split = doubles(model), double_split()
     space = weight_space(model, include=include)
     settings = TrainSettings(
@@ -106,7 +106,7 @@ def test_scores_are_those_of_masks_that_come_one_by_one(optimizer, model, includ
     assert [(score.images, score.exact) for score in together] == [(score.images, score.exact) for score in alone]
 
 
-def test_many_go_in_groups(trained):
+def test_batched_trainings_are_in_groups_of_side_by_side(trained):
     model = linear()
     space = weight_space(model)
     scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2, side_by_side=4)
@@ -114,8 +114,8 @@ def test_many_go_in_groups(trained):
     assert trained == [4, 4, 1]
 
 
-def test_one_that_diverges_does_not_take_the_others_with_it(trained):
-    """Two epochs, after the first of which a training that has diverged ends."""
+def test_diverging_network_of_a_batched_training_leaves_other_scores_unchanged(trained):
+    """In two epochs, as a diverged training ends after the first."""
     model = linear()
     with torch.no_grad():
         model[1].weight.view(-1)[0] = math.inf
@@ -130,7 +130,7 @@ def test_one_that_diverges_does_not_take_the_others_with_it(trained):
     assert trained == [2, 1, 1, 1]
 
 
-def test_labels_beyond_the_classes_are_an_error_before_any_training():
+def test_labels_beyond_the_classes_raise_input_error_before_training():
     model = linear()
     wrong = Split(SPLIT.images, SPLIT.labels + 1)
     for name, splits in (("train", (wrong, SPLIT)), ("val", (SPLIT, wrong))):
@@ -139,7 +139,7 @@ def test_labels_beyond_the_classes_are_an_error_before_any_training():
 
 
 @pytest.mark.parametrize(
-    ("model", "stands"),
+    ("model", "supported"),
     [
         (linear(), True),
         (Tied(), True),
@@ -151,15 +151,15 @@ def test_labels_beyond_the_classes_are_an_error_before_any_training():
         (build_model("basic_cnn", (1, 28, 28)), False),
     ],
 )
-def test_who_stands_side_by_side(model, stands):
+def test_networks_without_dropout_and_batch_norm_support_batched_training(model, supported):
     size = 28 if any(isinstance(one, nn.Conv2d) for one in model.modules()) else 8
     before = copy.deepcopy(model.state_dict())
-    assert supports_batched_training(model, torch.zeros(2, 1, size, size)) is stands
+    assert supports_batched_training(model, torch.zeros(2, 1, size, size)) is supported
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_filter_masks_are_trained_one_by_one(trained):
-    """Each on its own smaller network."""
+def test_networks_of_filter_masks_are_trained_singly(trained):
+    """Every filter mask has a smaller network."""
     model = linear()
     space = filter_space(model, torch.zeros(1, 1, 8, 8))
     scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2, side_by_side=4)

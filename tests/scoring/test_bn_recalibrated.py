@@ -1,4 +1,4 @@
-"""``bn_recalibrated`` against a forward pass by hand, and what all objectives of a network promise."""
+"""``bn_recalibrated`` against a forward pass by hand; and objectives of a network: equal scores, no side effects."""
 
 import copy
 
@@ -42,7 +42,7 @@ def state_of(model):
 
 
 @pytest.mark.parametrize("name", OF_NETWORK)
-def test_the_network_is_left_as_it_was(name):
+def test_objectives_of_a_network_do_not_change_it(name):
     model, split = make_net(), make_split()
     weights, modes, gradients = state_of(model)
     OBJECTIVES[name].of_network(model, split.images, split.labels)
@@ -53,7 +53,7 @@ def test_the_network_is_left_as_it_was(name):
 
 
 @pytest.mark.parametrize("name", OF_NETWORK)
-def test_masks_score_differently_and_equal_masks_equally(name):
+def test_objectives_of_a_network_give_equal_masks_equal_scores(name):
     model, split = make_net(), make_split()
     space = filter_space(model.float(), split.images[:1].float())
     scorer = Scorer(model, space, Split(split.images.float(), split.labels), name)
@@ -63,14 +63,14 @@ def test_masks_score_differently_and_equal_masks_equally(name):
 
 
 @pytest.mark.parametrize(("name", "images"), [("width", 0), ("bn_recalibrated", 20), ("loss", 20)])
-def test_scorings_count_the_images_that_they_look_at(name, images):
+def test_score_counts_the_images_of_the_objective(name, images):
     model, split = make_net().float(), make_split()
     split = Split(split.images.float(), split.labels)
     space = filter_space(model, split.images[:1])
     assert Scorer(model, space, split, name)(space.full()).images == images
 
 
-def test_recalibrated_statistics_are_those_of_the_masked_networks_own_activations():
+def test_bn_recalibrated_uses_statistics_of_the_networks_activations():
     """By hand: layer after layer, normalised with the batch's mean and (biased) variance."""
     model, split = make_net(), make_split()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Accuracies are the reference's on every path, and a scoring that stops early changes no decision."""
+"""Accuracies with early stopping at a threshold: exact values or true bounds on every path, and the same searches."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from masksearch.spaces import filter_space, weight_space
 
 
 def make_mlp(dtype, bias=True):
-    """A network of which half the images are right, for labels of :func:`make_split`."""
+    """Return a network with scaled weights, so that logits depend on the images and not on biases."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [
@@ -41,12 +41,12 @@ def make_mlp(dtype, bias=True):
         model = nn.Sequential(nn.Flatten(), *layers).to(dtype).eval()
         with torch.no_grad():
             for layer in (model[1], model[3], model[5]):
-                layer.weight *= 3  # else the biases decide
+                layer.weight *= 3  # else predictions depend on the biases only
         return model
 
 
 def make_split(model, n, shape, dtype=torch.float32, right=0.9):
-    """Random images; a share of the labels are what the network says."""
+    """Random images; a share of the labels are the network's predictions."""
     g = generator(1)
     images = torch.randn(n, *shape, generator=g, dtype=dtype)
     with torch.no_grad():
@@ -106,7 +106,7 @@ CACHE = {}
 @pytest.mark.parametrize("name", NETWORKS)
 @settings(max_examples=6, deadline=None)
 @given(steps=STEPS, seed=st.integers(0, 2**32 - 1), density=st.sampled_from([0.2, 0.4, 0.8]))
-def test_accuracies_are_the_references_and_bounds_are_true(name, steps, seed, density):
+def test_stopped_accuracies_are_exact_or_upper_bounds_below_the_threshold(name, steps, seed, density):
     if name not in CACHE:
         CACHE[name] = small_network(name)
     model, space, split = CACHE[name]
@@ -139,7 +139,7 @@ def run(scorer, space, searcher, budget):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_two_thousand_steps_of_annealing_are_the_same_with_and_without_stopping(dtype):
+def test_2000_steps_of_annealing_are_equal_with_and_without_early_stopping(dtype):
     model = make_mlp(dtype, bias=False)
     space, split = weight_space(model), make_split(model, 200, (1, 4, 5), dtype)
     stopping, steps = run(Scorer(model, space, split), space, Annealing(), 2000)
@@ -157,7 +157,7 @@ def test_two_thousand_steps_of_annealing_are_the_same_with_and_without_stopping(
 
 @pytest.mark.parametrize("searcher", [Annealing, EDA, Evolution], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("kind", ["weights", "filters"])
-def test_searchers_go_the_same_way_with_and_without_stopping(searcher, kind):
+def test_searches_are_equal_with_and_without_early_stopping(searcher, kind):
     shape = (3, 12, 12)
     model = build_model("conv2:0.05", shape, classes=5, seed=1).eval()
     space = weight_space(model) if kind == "weights" else filter_space(model, torch.zeros(1, *shape))
@@ -168,7 +168,7 @@ def test_searchers_go_the_same_way_with_and_without_stopping(searcher, kind):
     assert not all(t.score.exact for t in stopping)
 
 
-def test_the_order_is_that_of_the_margins_and_wrong_images_come_first(monkeypatch):
+def test_images_are_scored_in_order_of_margins_until_the_threshold_is_out_of_reach(monkeypatch):
     model = make_mlp(torch.float64)
     space, split = weight_space(model), make_split(model, 200, (1, 4, 5), torch.float64)
     fast = Scorer(model, space, split)
@@ -186,7 +186,7 @@ def test_the_order_is_that_of_the_margins_and_wrong_images_come_first(monkeypatc
     assert margins[order].diff().min() >= 0
     assert (score.exact, score.value < value + 0.01) == (False, True)
     assert score.images < 200 * (1 - value + 0.1)
-    [score] = fast.score([replace(Proposal.of(mask), threshold=value)])  # reached: the value is wanted
+    [score] = fast.score([replace(Proposal.of(mask), threshold=value)])  # threshold reached: exact value
     assert (score.exact, score.value) == (True, value)
 
 
@@ -201,7 +201,7 @@ class Overflowing(nn.Module):
         return self.layer(images.flatten(1)) * images.flatten(1).abs().amax(1, keepdim=True) ** 40
 
 
-def test_logits_that_are_not_finite_are_nan_as_the_reference_says():
+def test_infinite_logits_score_nan_on_fast_and_reference_paths():
     model = Overflowing()
     split = Split(torch.cat([torch.rand(9, 1, 2, 2), torch.full((1, 1, 2, 2), 10.0)]), torch.arange(10) % 3)
     space = weight_space(model)
@@ -210,8 +210,8 @@ def test_logits_that_are_not_finite_are_nan_as_the_reference_says():
     assert math.isnan(fast(space.full()).value)
 
 
-def test_images_within_rounding_are_asked_of_the_reference(monkeypatch):
-    """A path that is a little wrong, as rounding may be, gives the reference's accuracies all the same."""
+def test_images_with_logits_within_rounding_are_scored_by_the_reference_path(monkeypatch):
+    """A path with errors of the size of rounding has the reference's accuracies."""
     model = make_mlp(torch.float32)
     space, split = weight_space(model), make_split(model, 100, (1, 4, 5), right=0.5)
     with torch.no_grad():
@@ -220,18 +220,18 @@ def test_images_within_rounding_are_asked_of_the_reference(monkeypatch):
     fast, plain = Scorer(model, space, split), Scorer(model, space, split, fast=False)
     inner = IncrementalPath.parts
 
-    def shaken(path, proposal, places):
+    def noisy(path, proposal, places):
         for logits in inner(path, proposal, places):
             yield logits * (1 + 1e-7 * torch.randn(logits.shape, generator=generator(3)))
 
-    monkeypatch.setattr(IncrementalPath, "parts", shaken)
+    monkeypatch.setattr(IncrementalPath, "parts", noisy)
     for seed in range(5):
         mask = space.random(0.9, generator=generator(seed))
         mask = Mask(space, torch.cat([mask.bits[:-80], torch.ones(80, dtype=torch.bool)]))
         assert fast(mask).value == plain(mask).value
 
 
-def test_a_scorer_refreshes_itself_when_a_refresh_is_due(monkeypatch):
+def test_scorer_refreshes_the_path_after_every_refresh_every_scorings(monkeypatch):
     model = make_mlp(torch.float32)
     space, split = weight_space(model), make_split(model, 50, (1, 4, 5))
     monkeypatch.setattr(IncrementalPath, "refresh_every", 16)
@@ -248,7 +248,7 @@ class Stop(Exception):  # noqa: N818 (no error)
 
 
 @pytest.mark.parametrize("kind", ["weights of a chain", "filters"])
-def test_a_stopping_search_taken_up_again_is_byte_for_byte_one_that_never_ended(kind, tmp_path, monkeypatch):
+def test_files_of_resumed_search_with_early_stopping_equal_uninterrupted_search(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))

@@ -1,4 +1,4 @@
-"""Chains of linear layers that the incremental path takes: plain ones are found, and nothing else is."""
+"""Chains of linear layers for the incremental path: plain chains are detected, and other networks are not."""
 
 import numpy as np
 import pytest
@@ -15,29 +15,29 @@ from masksearch.scoring.paths.mlp_layers import linear_chain
 from masksearch.spaces import weight_space
 
 
-class OwnSequential(nn.Sequential):
-    """A chain whose forward is its own."""
+class CustomSequential(nn.Sequential):
+    """A chain with an overridden forward."""
 
     def forward(self, images):
         return super().forward(images) * 2
 
 
-class OwnLinear(nn.Linear):
-    """A linear layer whose forward is its own."""
+class CustomLinear(nn.Linear):
+    """A linear layer with an overridden forward."""
 
     def forward(self, images):
         return super().forward(images).abs()
 
 
-class OwnReLU(nn.ReLU):
-    """An activation that looks at all neurons."""
+class CustomReLU(nn.ReLU):
+    """An activation that depends on all neurons."""
 
     def forward(self, values):
         return values - values.mean(1, keepdim=True)
 
 
-class OwnFlatten(nn.Flatten):
-    """No flattening alone."""
+class CustomFlatten(nn.Flatten):
+    """A flattening with an overridden forward."""
 
     def forward(self, images):
         return super().forward(images).flip(1)
@@ -73,8 +73,8 @@ def repeated():
     return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
 
 
-def own_linear():
-    return nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnLinear(8, 5))
+def custom_linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(20, 8), CustomLinear(8, 5))
 
 
 def parametrized():
@@ -95,10 +95,10 @@ NO_CHAINS = {
     "hook on an activation": lambda: hooked("register_forward_hook", 2),
     "pre-hook on the model": lambda: hooked("register_forward_pre_hook", None),
     "pre-hook on a layer": lambda: hooked("register_forward_pre_hook", 1),
-    "subclass of Sequential": lambda: OwnSequential(nn.Flatten(), nn.Linear(20, 5)),
-    "subclass of Linear": own_linear,
-    "subclass of an activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnReLU(), nn.Linear(8, 5)),
-    "subclass of Flatten": lambda: nn.Sequential(OwnFlatten(), nn.Linear(20, 5)),
+    "subclass of Sequential": lambda: CustomSequential(nn.Flatten(), nn.Linear(20, 5)),
+    "subclass of Linear": custom_linear,
+    "subclass of an activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), CustomReLU(), nn.Linear(8, 5)),
+    "subclass of Flatten": lambda: nn.Sequential(CustomFlatten(), nn.Linear(20, 5)),
     "residual": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 20), Residual(), nn.Linear(20, 5)),
     "BatchNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)),
     "LayerNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.LayerNorm(8), nn.Linear(8, 5)),
@@ -114,25 +114,25 @@ NO_CHAINS = {
     "a layer twice": repeated,
     "a weight twice": tied,
     "parametrization": parametrized,
-    "mask of torch's own": pruned_by_torch,
+    "mask of torch.nn.utils.prune": pruned_by_torch,
     "no linear layer": lambda: nn.Sequential(nn.Flatten()),
     "a layer alone": lambda: nn.Linear(20, 5),
 }
 
 
 @pytest.mark.parametrize("make", NO_CHAINS.values(), ids=NO_CHAINS)
-def test_whatever_is_not_a_plain_chain_is_refused(make):
+def test_networks_other_than_plain_chains_are_not_chains(make):
     assert linear_chain(make()) is None
 
 
-def test_plain_chains_are_found_with_activations_that_serve_twice():
+def test_plain_chains_are_found_also_with_a_repeated_activation():
     chain = linear_chain(make_mlp())
     assert [(name, len(after)) for name, _, after in chain] == [("1", 1), ("3", 1), ("5", 0)]
     assert linear_chain(nn.Sequential(nn.Linear(20, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 5))) is not None
 
 
 @pytest.mark.parametrize("name", ["a layer twice", "pre-hook on a layer", "subclass of an activation"])
-def test_scores_of_other_networks_are_those_of_the_network(name):
+def test_scores_of_networks_other_than_chains_equal_a_forward_pass(name):
     model = NO_CHAINS[name]().float()
     split = make_split(dtype=torch.float32)
     space = weight_space(model)
@@ -141,14 +141,14 @@ def test_scores_of_other_networks_are_those_of_the_network(name):
 
 
 @pytest.mark.parametrize("objective", ["calibrated_loss", "accuracy", "loss"])
-def test_of_a_network_that_is_cut_off_no_rounding_errors_are_scored(objective):
-    """Updates of what has just become zero leave errors, which a calibrated loss would blow up to logits."""
+def test_scores_of_a_network_with_an_empty_layer_have_no_rounding_errors(objective):
+    """Updates of activations that become zero leave rounding errors, which a calibrated loss would scale up."""
     model = make_mlp(bias=False, dtype=torch.float32)
     space, images = weight_space(model), make_split(dtype=torch.float32)
     fast, plain = (Scorer(model, space, images, objective, fast=way) for way in (True, False))
     base = space.full()
     assert fast(base).value == pytest.approx(plain(base).value)
-    assert fast.score([Proposal.moving(base, Move.nowhere())])  # its activations are at hand now
+    assert fast.score([Proposal.moving(base, Move.nowhere())])  # the path has its activations now
     for layer in space.layers[1:]:
         cut = Proposal.moving(base, Move(np.arange(layer.start, layer.stop), np.array([], dtype=np.int64)))
         [score] = fast.score([cut])

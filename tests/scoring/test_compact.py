@@ -1,4 +1,4 @@
-"""The pruned path for filter masks: folded and sliced networks give what the masked network gives."""
+"""The compact path for filter masks: folded and sliced networks have the logits of the masked network."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from masksearch.scoring.paths.network_path import ReferencePath
 from masksearch.spaces import filter_space
 
 
-def lived_in(name, shape=(3, 32, 32)):
+def with_random_norms(name, shape=(3, 32, 32)):
     """A network whose normalisations are not the identity, in eval mode."""
     model = build_model(name, shape, seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -30,13 +30,13 @@ SLICED = {
     "basic_cnn:0.25": True,
     "conv2:0.25": True,
     "torchvision:densenet121": True,
-    "torchvision:mobilenet_v3_small": False,  # depthwise convolutions know their number of groups
+    "torchvision:mobilenet_v3_small": False,  # depthwise convolutions have a number of groups
 }
 
 
 @pytest.mark.parametrize(("name", "sliced"), SLICED.items())
-def test_logits_are_the_masked_networks(name, sliced):
-    model = lived_in(name)
+def test_logits_of_the_compact_path_equal_the_masked_networks(name, sliced):
+    model = with_random_norms(name)
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     space = filter_space(model, images[:1])
     compact, reference = (path(model, space, images, 4) for path in (CompactPath, ReferencePath))
@@ -48,18 +48,18 @@ def test_logits_are_the_masked_networks(name, sliced):
         assert torch.allclose(compact.logits(proposal), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_normalisations_are_folded_and_units_stay():
-    model = lived_in("vgg11_bn:0.25")
+def test_folding_removes_batch_norms_and_keeps_units():
+    model = with_random_norms("vgg11_bn:0.25")
     space = filter_space(model, torch.zeros(1, 3, 32, 32))
     small, groups = folded(model, space.groups)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
     assert groups.families == space.groups.families
     assert {run.tensor for run in groups.runs} <= set(small.state_dict())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # it was only read
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the model itself does not change
 
 
 class Checking(nn.Module):
-    """A network that torch.fx can't trace: it takes nothing but tensors."""
+    """A network that torch.fx can't trace, as it accepts only tensors."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ class Checking(nn.Module):
         return self.fc(self.norm(self.conv(images)).relu().mean((2, 3)))
 
 
-def test_what_cannot_be_traced_is_sliced_as_it_is():
+def test_network_that_cannot_be_traced_is_sliced_without_folding():
     model = Checking().eval()
     images = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     space = filter_space(model, images[:1])

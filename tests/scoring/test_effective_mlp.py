@@ -1,4 +1,4 @@
-"""Effective parts of masked chains: smaller networks with the same outputs, which learn the same."""
+"""Effective parts of masked chains: smaller networks with equal outputs before and after training."""
 
 import copy
 
@@ -38,17 +38,17 @@ def sizes(network):
     return [tuple(module.weight.shape) for module in network if isinstance(module, nn.Linear)]
 
 
-def test_what_leads_to_no_output_is_left_out():
-    """Three inputs lead to hidden units, of which one leads nowhere; its inputs are not needed for it."""
+def test_effective_network_has_no_units_without_a_path_to_an_output():
+    """Three inputs lead to hidden units; a hidden unit without outputs, and its input, are removed."""
     model = make_chain()
     space = weight_space(model)
     bits = torch.zeros(space.n_units, dtype=torch.bool)
     first, second, third = (layer.slice.start for layer in space.layers)
     for unit, pixel in ((0, 2), (0, 5), (3, 5), (7, 9)):  # weights of the first layer
         bits[first + 12 * unit + pixel] = True
-    for unit, hidden in ((1, 0), (4, 3), (4, 0), (5, 2)):  # 7 leads nowhere, 2 has no inputs, but 5 keeps it
+    for unit, hidden in ((1, 0), (4, 3), (4, 0), (5, 2)):  # 7 has no outputs; 2 has no inputs, but 5 needs it
         bits[second + 8 * unit + hidden] = True
-    bits[third + 1], bits[third + 5] = True, True  # the first output hears 1 and 5; 4 leads nowhere
+    bits[third + 1], bits[third + 5] = True, True  # the first output has inputs 1 and 5; 4 has no outputs
     masks = masked(model, space, Mask(space, bits))
     part = effective_network(model, masks)
     assert part.inputs.tolist() == [2, 5]
@@ -60,7 +60,7 @@ def test_what_leads_to_no_output_is_left_out():
 
 @settings(deadline=None, max_examples=40)
 @given(density=st.floats(0.03, 0.4), seed=st.integers(0, 2**16))
-def test_outputs_and_what_is_learned_are_the_same(density, seed):
+def test_outputs_of_effective_network_equal_full_network_before_and_after_training(density, seed):
     model, split = make_chain(), make_split(40, seed)
     space = weight_space(model)
     mask = space.random(density, generator=torch.Generator().manual_seed(seed), on_empty="allow")
@@ -75,7 +75,7 @@ def test_outputs_and_what_is_learned_are_the_same(density, seed):
     torch.testing.assert_close(part.network(seen.images), model(split.images), rtol=0, atol=1e-10)
 
 
-def test_there_is_none_of_other_networks_nor_where_it_would_not_pay():
+def test_effective_network_is_none_for_unsuitable_networks_full_and_empty_masks():
     split = make_split(4)
     for model in (
         make_chain(nn.Dropout(0.5)),
@@ -92,7 +92,7 @@ def test_there_is_none_of_other_networks_nor_where_it_would_not_pay():
     assert chain(split.images).isfinite().all()
 
 
-def test_layers_without_units_are_whole():
+def test_effective_network_keeps_excluded_layers_whole():
     model = make_chain()
     space = weight_space(model, exclude=["5"])
     mask = space.random(0.1, generator=torch.Generator().manual_seed(1))
@@ -104,7 +104,7 @@ def test_layers_without_units_are_whole():
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_short_trainings_score_the_same_through_it(augment, monkeypatch):
+def test_short_training_scores_are_equal_with_and_without_effective_network(augment, monkeypatch):
     model, learned, scored = make_chain(), make_split(80), make_split(40, seed=1)
     space = weight_space(model)
     mask = space.random(0.1, generator=torch.Generator().manual_seed(2))
@@ -117,14 +117,14 @@ def test_short_trainings_score_the_same_through_it(augment, monkeypatch):
     score = scorer(mask)
     assert [part is not None for part in made] == (
         [] if augment else [True]
-    )  # crops move pixels: what is no input here may be one there
+    )  # crops move pixels, so that other pixels are inputs
     monkeypatch.setattr(short_training, "effective_network", lambda *given: None)
     plain = scorer(mask)
     assert score.value == pytest.approx(plain.value, abs=1e-12)
     assert (score.exact, score.images) == (plain.exact, plain.images)
 
 
-def test_what_is_frozen_stays_frozen():
+def test_frozen_parameters_stay_frozen_in_the_effective_network():
     model = make_chain()
     model[1].bias.requires_grad_(False)
     model[5].weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Filter masks are scored on the pruned network as on the masked one, and every network has the path that suits it."""
+"""Filter masks are scored on the pruned network; and the choice of a scoring path by space and network."""
 
 import math
 
@@ -19,7 +19,7 @@ from masksearch.spaces import filter_space, weight_space
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
-def test_filter_masks_are_scored_on_the_pruned_network_as_the_reference_scores_them(density, dtype, tolerance):
+def test_logits_of_filter_masks_on_compact_and_reference_paths_are_equal(density, dtype, tolerance):
     model, split = make_conv_net(dtype), make_split(30, dtype, (1, 6, 6))
     space = filter_space(model, split.images[:1])
     compact, reference = CompactPath(model, space, split.images, 8), ReferencePath(model, space, split.images, 8)
@@ -33,7 +33,7 @@ def test_filter_masks_are_scored_on_the_pruned_network_as_the_reference_scores_t
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_filter_mask_that_empties_a_layer_is_scored_masked():
+def test_filter_mask_that_empties_a_layer_is_scored_on_the_masked_network():
     model, split = make_conv_net(torch.float32), make_split(30, torch.float32, (1, 6, 6))
     space = filter_space(model, split.images[:1])
     bits = torch.ones(space.n_units, dtype=torch.bool)
@@ -43,13 +43,13 @@ def test_a_filter_mask_that_empties_a_layer_is_scored_masked():
     fast, plain = (Scorer(model, space, split, "loss", fast=fast) for fast in (True, False))
     assert fast(mask).value == plain(mask).value
     assert math.isfinite(fast(mask).value)
-    x = F.relu(model.norm1(model.stem(split.images)))  # the branch brings nothing but its last BatchNorm's constant
+    x = F.relu(model.norm1(model.stem(split.images)))  # the branch is only its last BatchNorm's constant
     y = x + model.norm3(torch.zeros_like(x))
     wanted = -F.cross_entropy(model.head(model.pool(F.relu(y)).flatten(1)), split.labels).item()
     assert fast(mask).value == pytest.approx(wanted, rel=1e-5)
 
 
-def test_paths_are_chosen_by_space_and_network():
+def test_scoring_path_depends_on_space_and_network():
     split = make_split(30, torch.float32, (1, 6, 6))
     conv = make_conv_net(torch.float32)
     filters, weights = filter_space(conv, split.images[:1]), weight_space(conv)

@@ -1,4 +1,4 @@
-"""Weights that follow the moves give the logits of the plain path, bit for bit, whatever was scored before."""
+"""The in-place path changes weights by moves: its logits equal the reference path's bit for bit, after any walk."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def both(model, images, batch_size=5):
     st.lists(st.sampled_from(["take", "take a copy", "leave", "leave two", "elsewhere", "again"]), max_size=12),
     st.integers(0, 99),
 )
-def test_logits_are_those_of_the_plain_path_after_any_walk(steps, seed):
+def test_logits_of_the_in_place_path_equal_the_reference_path_after_any_walk(steps, seed):
     space, moved, plain = both(convolutional(), torch.randn(12, 1, 8, 8, generator=generator(1)))
     rng, current = numpy_generator(seed, "walk"), space.random(0.4, generator=generator(seed))
 
@@ -66,7 +66,7 @@ def test_logits_are_those_of_the_plain_path_after_any_walk(steps, seed):
             current = Mask(space, proposals[0].mask.bits.clone())
 
 
-def test_the_callers_model_is_left_alone_and_its_later_changes_do_not_matter():
+def test_in_place_path_copies_the_model():
     model = convolutional()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     space, moved, _ = both(model, torch.randn(12, 1, 8, 8, generator=generator(1)))
@@ -79,7 +79,7 @@ def test_the_callers_model_is_left_alone_and_its_later_changes_do_not_matter():
 
 
 @pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.task == "classification"])
-def test_searches_go_the_same_way_on_every_network_of_the_table(name):
+def test_searches_with_fast_and_reference_paths_are_equal_on_every_network(name):
     model = build_model(f"{name}:0.1", (3, 32, 32), seed=0).eval()
     space = weight_space(model)
     split = Split(torch.randn(4, 3, 32, 32, generator=generator(2)), torch.arange(4))
@@ -92,11 +92,11 @@ def test_searches_go_the_same_way_on_every_network_of_the_table(name):
     assert masks == plain_masks
     if linear_chain(model) is None:
         assert scores == plain_scores
-    else:  # those have a path of their own, which rounds otherwise
+    else:  # the incremental path, which rounds differently
         assert scores == pytest.approx(plain_scores, rel=1e-5)
 
 
-def test_weights_of_two_types_or_another_layout_take_the_plain_path():
+def test_weights_of_two_types_or_channels_last_do_not_fit_the_in_place_path():
     mixed, laid_out = convolutional(), convolutional()
     mixed[5].double()
     laid_out.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Objectives: by hand, and what all of them promise."""
+"""Objectives of logits: values by hand, and properties of all objectives."""
 
 import math
 
@@ -23,12 +23,12 @@ def cross_entropy(logits, labels):
     return sum(losses) / len(losses)
 
 
-def test_accuracy_and_loss_by_hand():
+def test_accuracy_and_loss_equal_values_by_hand():
     assert LOGITS_OF["accuracy"](LOGITS, LABELS).item() == 0.75
     assert LOGITS_OF["loss"](LOGITS, LABELS).item() == pytest.approx(-cross_entropy(LOGITS, LABELS))
 
 
-def test_calibrated_loss_by_hand():
+def test_calibrated_loss_equals_the_value_by_hand():
     values = LOGITS.flatten().tolist()
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((z - mean) ** 2 for z in values) / (len(values) - 1))
@@ -52,14 +52,14 @@ def test_right_logits_score_higher(objective):
 
 
 @every
-def test_the_order_of_images_does_not_matter(objective):
+def test_objectives_do_not_depend_on_the_order_of_images(objective):
     order = torch.tensor([2, 0, 3, 1])
     assert objective(LOGITS[order], LABELS[order]).item() == pytest.approx(objective(LOGITS, LABELS).item())
 
 
 @every
 @pytest.mark.parametrize("value", [0.0, 5.0, -3e4])
-def test_constant_outputs_of_a_cut_network_are_no_better_than_chance_and_finite(objective, value):
+def test_constant_logits_score_as_chance(objective, value):
     labels = torch.arange(3).repeat(10)
     score = objective(torch.full((30, 3), value), labels).item()
     assert score == pytest.approx(1 / 3) or score == pytest.approx(-math.log(3), rel=1e-4)
@@ -67,14 +67,14 @@ def test_constant_outputs_of_a_cut_network_are_no_better_than_chance_and_finite(
 
 @every
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_not_finite_have_no_score(objective, bad):
+def test_infinite_or_nan_logits_score_nan(objective, bad):
     logits = LOGITS.clone()
     logits[1, 1] = bad
     assert math.isnan(objective(logits, LABELS).item())
 
 
 @every
-def test_arguments_are_left_alone_and_the_result_is_one_number_on_their_device(objective):
+def test_objectives_return_a_scalar_and_do_not_change_the_arguments(objective):
     logits, labels = LOGITS.clone(), LABELS.clone()
     score = objective(logits, labels)
     assert score.shape == ()
@@ -83,6 +83,6 @@ def test_arguments_are_left_alone_and_the_result_is_one_number_on_their_device(o
     assert torch.equal(labels, LABELS)
 
 
-def test_an_unknown_objective_gets_the_nearest():
+def test_unknown_objective_raises_input_error_with_the_nearest_name():
     with pytest.raises(InputError, match="unknown objective 'acuracy': did you mean 'accuracy'"):
         OBJECTIVES["acuracy"]

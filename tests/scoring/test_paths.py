@@ -1,4 +1,4 @@
-"""Faster paths to the logits lead where the reference leads, whatever walk they are taken on."""
+"""The incremental path to the logits equals the reference path on any walk, and searches with both paths are equal."""
 
 import json
 from itertools import pairwise
@@ -60,7 +60,9 @@ STEPS = st.lists(
     activation=st.sampled_from(list(ACTIVATIONS)),
     exclude=st.sampled_from([(), ("1",), ("3",), ("5",), ("1", "5")]),
 )
-def test_any_walk_has_the_logits_of_the_reference(steps, seed, density, bias, activation, exclude):
+def test_logits_of_the_incremental_path_equal_the_reference_path_on_any_walk(
+    steps, seed, density, bias, activation, exclude
+):
     model, images = make_mlp(activation, bias), make_split().images
     space = weight_space(model, exclude=exclude)
     path, reference = incremental(model, space, images), ReferencePath(model, space, images, 17)
@@ -85,7 +87,7 @@ def test_any_walk_has_the_logits_of_the_reference(steps, seed, density, bias, ac
 
 
 def walk(path, space, steps, rng, base):
-    """Accept every other move; the last proposal."""
+    """Accept every other move; return the last proposal."""
     for number in range(steps):
         proposal = Proposal.moving(base, draw_move(base, int(rng.integers(1, 8)), rng))
         path.logits(proposal)
@@ -93,7 +95,7 @@ def walk(path, space, steps, rng, base):
     return proposal
 
 
-def test_rounding_errors_stay_small_in_float32_and_refresh_ends_them():
+def test_rounding_errors_stay_small_in_float32_and_refresh_removes_them():
     model, images = make_mlp(dtype=torch.float32), make_split(dtype=torch.float32).images
     space = weight_space(model)
     path, reference = incremental(model, space, images), ReferencePath(model, space, images, len(images))
@@ -102,12 +104,12 @@ def test_rounding_errors_stay_small_in_float32_and_refresh_ends_them():
     drifted, exact = path.logits(again).clone(), reference.logits(again)
     assert (drifted - exact).abs().max() <= 1e-5 * exact.std()
     fresh = incremental(model, space, images).logits(again).clone()
-    assert not torch.equal(drifted, fresh)  # else there is no drift, and nothing that refresh() could end
+    assert not torch.equal(drifted, fresh)  # else there is no drift for refresh() to remove
     path.refresh()
     assert torch.equal(path.logits(again), fresh)
 
 
-def test_an_interruption_in_the_middle_of_a_scoring_is_forgotten(monkeypatch):
+def test_interrupted_scoring_does_not_change_later_logits(monkeypatch):
     model, images = make_mlp(), make_split().images
     space = weight_space(model)
     path, reference = incremental(model, space, images), ReferencePath(model, space, images, len(images))
@@ -131,7 +133,7 @@ def test_an_interruption_in_the_middle_of_a_scoring_is_forgotten(monkeypatch):
 
 @pytest.mark.parametrize("objective", ["accuracy", "loss", "calibrated_loss"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_scores_of_the_fast_and_the_plain_scorer_agree(objective, dtype):
+def test_scores_of_fast_and_reference_paths_agree(objective, dtype):
     model, split = make_mlp("tanh", bias=False, dtype=dtype), make_split(dtype=dtype)
     space = weight_space(model)
     fast, plain = Scorer(model, space, split, objective), Scorer(model, space, split, objective, fast=False)
@@ -151,11 +153,11 @@ def test_scores_of_the_fast_and_the_plain_scorer_agree(objective, dtype):
     [(torch.float64, "accuracy"), (torch.float64, "calibrated_loss"), (torch.float32, "accuracy")],
     ids=str,
 )
-def test_annealing_walks_the_same_way_on_either_path(dtype, objective):
+def test_annealing_is_equal_on_fast_and_reference_paths(dtype, objective):
     model, split = make_mlp(dtype=dtype), make_split(80, dtype)
     with torch.no_grad():
         for layer in (model[1], model[3], model[5]):
-            layer.weight *= 4  # else the biases decide
+            layer.weight *= 4  # else predictions depend on the biases only
     space = weight_space(model)
     fast, plain = (
         search(space, Annealing(), Scorer(model, space, split, objective, fast=fast), 0.3, budget=500, seed=0)
@@ -189,7 +191,7 @@ class Stop(Exception):  # noqa: N818 (no error)
 
 
 @pytest.mark.parametrize("stops", [(100,), (33, 97, 150)], ids=str)
-def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, tmp_path, monkeypatch):
+def test_files_of_resumed_search_on_the_fast_path_equal_uninterrupted_search(stops, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))

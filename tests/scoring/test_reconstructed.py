@@ -1,4 +1,4 @@
-"""Objective reconstructed: the score is that of the repaired network, whatever was scored before."""
+"""Objective ``reconstructed``: minus the divergence of the repaired network's outputs, in any order of masks."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def images(n):
 
 
 @pytest.mark.parametrize("granularity", ["filter", "weight"])
-def test_the_score_is_minus_the_divergence_of_the_repaired_network(granularity):
+def test_reconstructed_is_minus_the_divergence_of_the_repaired_network(granularity):
     model, calibration, inputs = convolutional(), images(256), images(100)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     space = ms.weight_space(model) if granularity == "weight" else ms.filter_space(model, inputs[:1])
@@ -53,7 +53,7 @@ def test_the_score_is_minus_the_divergence_of_the_repaired_network(granularity):
     assert shared(masks[0]).value == pytest.approx(scorer(masks[0]).value, rel=1e-6)
 
 
-def test_a_share_of_the_examples_is_scored_with_the_same_repair():
+def test_reconstructed_on_a_share_of_the_examples_uses_the_same_repair():
     model, calibration, inputs = regression(), torch.randn(256, 10), torch.randn(64, 10)
     space = ms.filter_space(model, inputs[:1])
     targets = torch.randn(64, 2)
@@ -69,7 +69,7 @@ def test_a_share_of_the_examples_is_scored_with_the_same_repair():
     assert score.images == 32
 
 
-def test_a_sequential_score_is_that_of_the_network_repaired_layer_after_layer():
+def test_reconstructed_sequential_scores_the_network_repaired_layer_by_layer():
     model, calibration, inputs = convolutional(), images(256), images(100)
     space, split = ms.filter_space(model, inputs[:1]), Split(inputs, torch.randint(0, 3, (100,)))
     scorer = ms.Scorer(model, space, split, "reconstructed_sequential", calibration=calibration)
@@ -88,7 +88,7 @@ def test_a_sequential_score_is_that_of_the_network_repaired_layer_after_layer():
     assert again(mask).value == pytest.approx(scorer(mask).value, rel=1e-3)
 
 
-def test_a_full_mask_scores_zero_and_a_repaired_one_better_than_a_masked_one():
+def test_reconstructed_is_zero_for_the_full_mask_and_above_the_masked_distance():
     model, calibration, inputs = regression(), torch.randn(256, 10), torch.randn(64, 10)
     space = ms.filter_space(model, inputs[:1])
     split = Split(inputs, torch.randn(64, 2), task="regression")
@@ -99,7 +99,7 @@ def test_a_full_mask_scores_zero_and_a_repaired_one_better_than_a_masked_one():
     assert masked(mask).value < scorer(mask).value < 0
 
 
-def test_a_mask_that_empties_a_layer_has_a_score():
+def test_reconstructed_scores_a_mask_that_empties_a_layer():
     model, inputs = convolutional(), images(64)
     space = ms.filter_space(model, inputs[:1])
     bits = torch.ones(space.n_units, dtype=torch.bool)
@@ -108,7 +108,7 @@ def test_a_mask_that_empties_a_layer_has_a_score():
     assert scorer(ms.Mask(space, bits)).value < 0
 
 
-def test_calibration_examples_are_asked_for_and_only_where_they_are_used():
+def test_missing_or_unused_calibration_raises_input_error():
     model, inputs = convolutional(), images(64)
     space, split = ms.filter_space(model, inputs[:1]), Split(inputs, torch.randint(0, 3, (64,)))
     with pytest.raises(ms.InputError, match=r"calibration: none; objective 'reconstructed' needs inputs"):

@@ -1,4 +1,4 @@
-"""The scorer: what an independent forward pass says, on a copy, with clear words for what can't be scored."""
+"""The scorer: scores equal an independent forward pass on a copy of the model; unsuitable arguments raise errors."""
 
 import math
 from dataclasses import replace
@@ -55,7 +55,7 @@ def by_hand(model, mask, split, objective):
 
 @pytest.mark.parametrize("batch_size", [1000, 37, 10, 1])
 @pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.of_logits])
-def test_scores_are_those_of_an_independent_forward_whatever_the_batches(objective, batch_size):
+def test_scores_equal_an_independent_forward_pass_for_all_batch_sizes(objective, batch_size):
     model, split = make_net(), make_split()
     space = weight_space(model)
     scorer = Scorer(model, space, split, objective, batch_size=batch_size)
@@ -69,7 +69,7 @@ def test_scores_are_those_of_an_independent_forward_whatever_the_batches(objecti
     assert score.seconds > 0
 
 
-def test_proposals_are_scored_as_their_masks():
+def test_score_of_a_proposal_equals_the_score_of_the_mask():
     model, split = make_net(), make_split()
     space = weight_space(model)
     scorer = Scorer(model, space, split)
@@ -80,7 +80,7 @@ def test_proposals_are_scored_as_their_masks():
     assert score.value == scorer(base.moved(move)).value
 
 
-def test_the_model_is_copied_and_nothing_of_it_changes():
+def test_scorer_copies_the_model_and_does_not_change_it():
     model, split = make_net(), make_split()
     model[0].weight.grad = torch.ones_like(model[0].weight)
     before, modes, rng = state_of(model), [m.training for m in model.modules()], torch.get_rng_state()
@@ -93,12 +93,12 @@ def test_the_model_is_copied_and_nothing_of_it_changes():
     assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
     assert torch.equal(torch.get_rng_state(), rng)
     with torch.no_grad():
-        model[0].weight.zero_()  # the scorer keeps the weights as they were
+        model[0].weight.zero_()  # the scorer keeps a copy of the weights
     assert scorer(mask).value == value
     assert scorer(space.full()).value == scorer(space.full()).value
 
 
-def test_any_callable_scores_the_masked_model_in_eval_mode():
+def test_callable_objective_gets_the_masked_model_in_eval_mode():
     model, split = make_net(), make_split()
     space = weight_space(model)
     mask = space.random(0.25, generator=torch.Generator().manual_seed(0))
@@ -109,7 +109,7 @@ def test_any_callable_scores_the_masked_model_in_eval_mode():
         assert torch.equal(images, split.images)
         assert torch.equal(labels, split.labels)
         seen.append(int((network[5].weight != 0).sum() + (network[0].weight != 0).sum()))
-        F.cross_entropy(network(images), labels).backward()  # gradients may be asked for
+        F.cross_entropy(network(images), labels).backward()  # objectives may use gradients
         return torch.tensor(seen[-1] / 2)
 
     scorer = Scorer(model, space, split, objective)
@@ -134,14 +134,14 @@ def loss_per_image(network, images, labels):
         (loss_per_image, r"objective: loss_per_image returned a tensor \(\d+,\); a number is needed"),
     ],
 )
-def test_an_objective_that_returns_no_number_is_an_error(objective, message):
+def test_objective_without_a_number_as_result_raises_input_error(objective, message):
     model = make_net()
     space = weight_space(model)
     with pytest.raises(InputError, match=message):
         Scorer(model, space, make_split(), objective)(space.full())
 
 
-def test_a_callable_that_fails_leaves_the_scorer_as_it_was():
+def test_failing_objective_does_not_change_the_scorer():
     model, split = make_net(), make_split()
     space = weight_space(model)
     state = {"fails": True}
@@ -159,7 +159,7 @@ def test_a_callable_that_fails_leaves_the_scorer_as_it_was():
 
 
 @pytest.mark.parametrize("batch_size", [1000, 10])
-def test_own_losses(batch_size):
+def test_loss_function_of_the_user_is_the_score(batch_size):
     class Pair(nn.Module):
         def __init__(self):
             super().__init__()
@@ -168,19 +168,19 @@ def test_own_losses(batch_size):
         def forward(self, images):
             return self.net(images), images.mean()
 
-    def own(outputs, labels):
+    def custom(outputs, labels):
         return F.cross_entropy(outputs[0], labels)
 
     model, split = Pair(), make_split()
     space = weight_space(model)
-    value = Scorer(model, space, split, "loss", loss=own, batch_size=batch_size)(space.full()).value
+    value = Scorer(model, space, split, "loss", loss=custom, batch_size=batch_size)(space.full()).value
     inner = weight_space(model.net)
     assert value == pytest.approx(Scorer(model.net, inner, split, "loss")(inner.full()).value, rel=1e-5)
     with pytest.raises(InputError, match="loss: given with objective 'accuracy'; give it with objective 'loss' only"):
-        Scorer(model, space, split, "accuracy", loss=own)
+        Scorer(model, space, split, "accuracy", loss=custom)
 
 
-def test_nan_scores_are_scores():
+def test_scorer_returns_a_nan_score():
     model, split = make_net(), make_split()
     space = weight_space(model)
     assert math.isnan(Scorer(model, space, split, lambda *_: math.nan)(space.full()).value)
@@ -227,13 +227,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("model", "split", "message"), BAD.values(), ids=BAD)
-def test_what_can_not_be_scored_is_said_when_the_scorer_is_made(model, split, message):
+def test_unsuitable_models_and_splits_raise_input_error_at_construction(model, split, message):
     with pytest.raises(InputError, match=message) as caught:
         Scorer(model, weight_space(model), split)
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_objective_and_a_mask_of_another_network_are_errors():
+def test_unknown_objective_and_mask_of_another_network_raise_input_error():
     model, split = make_net(), make_split()
     with pytest.raises(InputError, match="did you mean 'accuracy'"):
         Scorer(model, weight_space(model), split, "acc")
@@ -243,7 +243,7 @@ def test_an_unknown_objective_and_a_mask_of_another_network_are_errors():
         scorer(Mask(other, torch.ones(9, dtype=torch.bool)))
 
 
-def test_masks_and_proposals_are_scored_alike():
+def test_scorer_accepts_masks_and_proposals():
     model, split = make_net(), make_split()
     space = weight_space(model)
     mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
@@ -253,10 +253,12 @@ def test_masks_and_proposals_are_scored_alike():
     assert other[2].value == scorer(space.full()).value
 
 
-SAME_SIZE = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))  # four units, as the networks below have
+SAME_SIZE = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))  # four units, as the networks below
 
 
-@pytest.mark.parametrize("kind", ["incremental", "moved", "plain", "own loss", "callable", "short training", "alive"])
+@pytest.mark.parametrize(
+    "kind", ["incremental", "moved", "plain", "custom loss", "callable", "short training", "alive"]
+)
 def test_every_scorer_refuses_masks_of_another_space(kind):
     images = torch.randn(8, 1, 2, 1, generator=torch.Generator().manual_seed(0))
     split = Split(images, (images[:, 0, 0, 0] > 0).long())
@@ -264,11 +266,11 @@ def test_every_scorer_refuses_masks_of_another_space(kind):
     model = nn.Sequential(nn.Flatten(), nn.Identity(), layer)  # the layer's name differs from SAME_SIZE's
     space = weight_space(model)
     if kind == "moved":
-        model = nn.Sequential(nn.Flatten(), nn.Softsign(), layer)  # no chain that IncrementalPath knows
+        model = nn.Sequential(nn.Flatten(), nn.Softsign(), layer)  # no chain for IncrementalPath
         space = weight_space(model)
     options = {
         "plain": {"fast": False},
-        "own loss": {"objective": "loss", "loss": nn.functional.cross_entropy},
+        "custom loss": {"objective": "loss", "loss": nn.functional.cross_entropy},
         "callable": {"objective": lambda model, images, labels: 0.0},
     }
     if kind == "short training":
@@ -286,7 +288,7 @@ def test_every_scorer_refuses_masks_of_another_space(kind):
     assert kind == "alive" or scorer.score([twin])[0].value == scorer.score([space.full()])[0].value
 
 
-def test_the_device_is_where_scoring_happens():
+def test_scorer_puts_network_and_examples_on_the_given_device():
     model, split = make_net(), make_split()
     space = weight_space(model)
     devices = set()
@@ -299,7 +301,7 @@ def test_the_device_is_where_scoring_happens():
     assert devices == {torch.device("cpu")}
 
 
-def test_a_proposal_may_ask_for_a_share_of_the_examples():
+def test_share_of_a_proposal_sets_the_number_of_scored_examples():
     net, split = make_net(), make_split(40)
     space = weight_space(net)
     mask = space.random(0.5, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Scores after a short training."""
+"""Scores after a short training: loss on val or train after a number of steps."""
 
 import copy
 import math
@@ -40,8 +40,8 @@ def spaces(model):
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_the_score_is_the_loss_of_the_ticket_after_just_those_steps(granularity):
-    """With as many images as there are, they stay in their order, and a plain training comes to the same."""
+def test_short_training_score_is_the_val_loss_of_the_ticket_after_the_steps(granularity):
+    """Whole epochs keep the order of images, so that ``train`` of as many epochs gives the same network."""
     model, learned, scored = make_net(), make_split(60), make_split(40, seed=1)
     space = spaces(model)[granularity]
     mask = space.random(0.5, generator=generator(2))
@@ -54,8 +54,8 @@ def test_the_score_is_the_loss_of_the_ticket_after_just_those_steps(granularity)
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_a_training_loss_is_that_of_the_last_epoch_s_batches_each_before_its_step(granularity):
-    """Derived by a loop of its own: SGD on the batches that the trainer draws, without looking at an image twice."""
+def test_training_loss_is_the_mean_loss_of_the_last_epochs_batches_before_each_step(granularity):
+    """Against a plain loop: SGD on the trainer's batches, without a second pass over any image."""
     model, learned = make_net(), make_split(60)
     space = spaces(model)[granularity]
     mask = space.random(0.5, generator=generator(2))
@@ -78,10 +78,10 @@ def test_a_training_loss_is_that_of_the_last_epoch_s_batches_each_before_its_ste
                         parameter *= keep[name]
     score = scorer(mask)
     assert score.value == pytest.approx(-sum(losses[6:]) / 6, rel=1e-5)
-    assert (score.exact, score.images) == (True, 2 * 60)  # and no image of val
+    assert (score.exact, score.images) == (True, 2 * 60)  # no image of val counts
 
 
-def test_a_training_loss_is_that_of_the_training_itself_in_its_first_epochs():
+def test_training_loss_equals_train_loss_of_the_full_training_at_that_epoch():
     model, learned = make_net(), make_split(60)
     space = weight_space(model)
     masks = [space.random(density, generator=generator(3)) for density in (0.1, 0.3, 0.9)]
@@ -96,13 +96,13 @@ def test_a_training_loss_is_that_of_the_training_itself_in_its_first_epochs():
 
 
 @pytest.mark.parametrize(("steps", "epochs", "images"), [(3, 1, 30), (6, 1, 60), (9, 2, 45), (13, 3, 43)])
-def test_steps_are_spread_over_whole_epochs(steps, epochs, images):
+def test_steps_of_short_training_are_spread_over_whole_epochs(steps, epochs, images):
     model, split = make_net(), make_split(60)
     scorer = ShortTraining(model, weight_space(model), split, split, SETTINGS, steps=steps)
     assert scorer(scorer.space.full()).images == epochs * images + 60
 
 
-def test_batches_of_all_images_and_more_are_one_step_each():
+def test_batch_size_above_the_number_of_images_gives_a_step_per_epoch():
     model, split = make_net(), make_split(30)
     large = replace(SETTINGS, batch_size=50)
     for steps in (1, 2):
@@ -110,7 +110,7 @@ def test_batches_of_all_images_and_more_are_one_step_each():
         assert scorer(scorer.space.full()).images == steps * 30 + 30
 
 
-def test_scores_depend_on_the_mask_alone_and_the_model_stays():
+def test_short_training_scores_depend_only_on_the_mask_and_do_not_change_the_model():
     model, split = make_net(), make_split(60)
     before = copy_weights(model)
     space = weight_space(model)
@@ -126,7 +126,7 @@ def test_scores_depend_on_the_mask_alone_and_the_model_stays():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_training_counts():
+def test_more_training_steps_give_higher_scores():
     model, split = make_net(), make_split(300)
     space = weight_space(model)
     mask = space.random(0.5, generator=generator())
@@ -136,14 +136,14 @@ def test_training_counts():
 
 
 @pytest.mark.parametrize("by", ["val", "train"])
-def test_a_training_that_diverges_has_no_score(by):
+def test_diverging_short_training_scores_nan(by):
     model, split = make_net(), make_split(60)
     space = weight_space(model)
     wild = TrainSettings(epochs=1, batch_size=10, lr=1e30)
     assert math.isnan(ShortTraining(model, space, split, split, wild, by=by, steps=6)(space.full()).value)
 
 
-def test_no_steps_and_the_plain_scorer_are_errors():
+def test_zero_steps_and_training_objectives_of_scorer_raise_input_error():
     model, split = make_net(), make_split(60)
     space = weight_space(model)
     with pytest.raises(InputError, match="steps: 0; allowed is a whole number from 1"):

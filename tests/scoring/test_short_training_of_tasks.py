@@ -1,4 +1,4 @@
-"""Short trainings of every task: the loss of the ticket after the steps, by the trainer alone."""
+"""Short trainings of every task: the loss of the ticket after the steps, against ``train`` and ``evaluate``."""
 
 import copy
 
@@ -11,14 +11,14 @@ from masksearch.spaces import weight_space
 from masksearch.training import Evaluation, TrainSettings, evaluate, train
 
 pytestmark = pytest.mark.skipif(
-    "metrics" not in Evaluation.__dataclass_fields__, reason="the trainer takes classification alone"
+    "metrics" not in Evaluation.__dataclass_fields__, reason="the trainer supports only classification"
 )
 SETTINGS = TrainSettings(batch_size=5, lr=0.01)
 
 
 @pytest.mark.parametrize("by", ["val", "train"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_mask_scores_the_loss_of_its_trained_ticket(name, by):
+def test_short_training_of_every_task_scores_the_loss_of_the_ticket(name, by):
     model, split = case(name)
     space = weight_space(model)
     mask = space.random(0.6, "layerwise", generator())
@@ -33,7 +33,7 @@ def test_a_mask_scores_the_loss_of_its_trained_ticket(name, by):
 
 
 @pytest.mark.parametrize("name", ["classification", "regression", "language_model"])
-def test_streamed_examples_train_as_resident_ones_and_loaders_give_their_first(name):
+def test_short_training_on_streamed_examples_equals_resident_examples(name):
     model, split = case(name)
     space = weight_space(model)
     mask = space.random(0.6, "layerwise", generator())
@@ -45,7 +45,7 @@ def test_streamed_examples_train_as_resident_ones_and_loaders_give_their_first(n
     assert loader(mask).value == pytest.approx(first(mask).value, rel=1e-6)
 
 
-def test_batched_trainings_are_for_classification_alone():
+def test_batched_training_is_only_for_classification():
     sides = {}
     for name in ("classification", "multilabel", "regression"):
         model, split = case(name)

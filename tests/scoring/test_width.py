@@ -1,4 +1,4 @@
-"""``width``: hand-counted outputs of chains, trunks, groups, splits, and of emptied layers."""
+"""Objective ``width``: output channels, counted by hand, of chains, trunks, groups, splits and emptied layers."""
 
 import math
 
@@ -21,7 +21,7 @@ def chain(*second, after=4):
 
 
 class Splits(nn.Module):
-    """A layer's channels go two ways, in halves."""
+    """The halves of a layer's channels go to two different layers."""
 
     def __init__(self):
         super().__init__()
@@ -37,14 +37,14 @@ def kept(space, numbers):
     return space.top_k(torch.arange(space.n_units, dtype=torch.float32), densities, on_empty="allow")
 
 
-def test_equal_widths_are_best_at_a_number_of_filters_and_an_empty_layer_worst():
+def test_width_is_highest_for_equal_widths_and_minus_infinity_for_an_empty_layer():
     space = filter_space(*chain())
     scores = {(first, 6 - first): WIDTH(space, kept(space, (first, 6 - first))) for first in range(2, 7)}
     assert scores[3, 3] == max(scores.values()) == pytest.approx(-2 / 3)
     assert scores[6, 0] == -math.inf
 
 
-def test_a_trunk_counts_once_for_each_convolution_that_writes_to_it():
+def test_width_counts_a_trunk_for_every_convolution_with_outputs_in_it():
     model = MODELS["resnet20"].build((3, 32, 32), 10, 0.25).eval()
     space = filter_space(model, torch.zeros(1, 3, 32, 32))
     # The stem or a shortcut's convolution, and three blocks; layers are a trunk, then what is within its blocks.
@@ -63,14 +63,14 @@ def test_a_trunk_counts_once_for_each_convolution_that_writes_to_it():
     ],
     ids=["depthwise", "groups", "split"],
 )
-def test_outputs_count_however_units_share_them(network, numbers, widths):
+def test_width_counts_output_channels_of_depthwise_grouped_and_split_units(network, numbers, widths):
     space = filter_space(*network)
     mask = kept(space, numbers)
     assert sorted(space.widths(mask)) == sorted(widths)
     assert WIDTH(space, mask) == pytest.approx(-sum(1 / width for width in widths))
 
 
-def test_weight_masks_have_no_width():
+def test_width_of_weight_masks_raises_input_error():
     model, image = chain()
     with pytest.raises(InputError, match="objective: width scores filter masks only, and this is a"):
         Scorer(model, weight_space(model), Split(image, torch.zeros(1, dtype=torch.int64)), "width")

@@ -1,4 +1,4 @@
-"""Allocators share a budget out over layers: against brute force, with known answers, and within a budget of MACs."""
+"""Allocators divide a budget among layers: against brute force, with planted optima, and within a budget of MACs."""
 
 import itertools
 from dataclasses import replace
@@ -28,7 +28,7 @@ MAKES = {
 
 
 class ByWidth:
-    """Scorer: minus the sum over layers of weight x share of pruned units; counts what each share was asked for."""
+    """Scorer: minus the sum over layers of weight x share of pruned units; records the share of every proposal."""
 
     def __init__(self, weights):
         self.weights, self.shares = np.array(weights), []
@@ -51,7 +51,7 @@ def first_mask(searcher, space, density, hold="units", **saliencies):
 
 
 @pytest.mark.parametrize("density", [0.25, 0.5, 0.8])
-def test_without_search_ziplm_keeps_the_levels_of_the_lowest_relative_loss(density):
+def test_first_mask_of_ziplm_has_the_levels_of_lowest_relative_loss(density):
     values = saliency(SPACE)
     mask = first_mask(LayerCoefficients.ziplm(), SPACE, density, energy=values)
     assert mask.n_kept == SPACE.count(density)
@@ -68,7 +68,7 @@ def test_without_search_ziplm_keeps_the_levels_of_the_lowest_relative_loss(densi
     assert pruned <= best + 1e-9  # lower where units between two levels fill the budget
 
 
-def test_a_layer_whose_saliencies_are_equal_loses_units_before_one_that_has_few_large_ones():
+def test_ziplm_prunes_a_layer_with_few_large_saliencies_before_an_even_layer():
     values = torch.ones(40).double()
     values[:3] = 1000.0
     kept = first_mask(LayerCoefficients.ziplm(), SPACE, 0.5, energy=values).kept_per_layer()
@@ -76,27 +76,27 @@ def test_a_layer_whose_saliencies_are_equal_loses_units_before_one_that_has_few_
     assert first_mask(LayerCoefficients.ziplm(), SPACE, 0.5, energy=values).bits[:3].all()
 
 
-def test_spdys_prior_without_search_spreads_equal_layers_equally():
+def test_first_mask_of_spdy_gives_equal_layers_equal_densities():
     space = MaskSpace([(name, (10, 4), 10) for name in "abcd"])
     mask = first_mask(LayerCoefficients.spdy(), space, 0.6, any=saliency(space))
     assert list(mask.kept_per_layer().values()) == [6] * 4
 
 
-def test_legrs_first_mask_is_the_global_ranking():
+def test_first_mask_of_legr_is_the_global_ranking():
     values = saliency(SPACE)
     mask = first_mask(LayerCoefficients.legr(), SPACE, 0.4, norm=values)
     assert mask == SPACE.top_k(values, 0.4, on_empty="keep_one")
 
 
 @pytest.mark.parametrize("name", ["spdy", "ziplm", "legr", "evopress"])
-def test_searches_find_which_layer_matters(name):
+def test_searches_find_the_layer_that_matters_most(name):
     scorer = ByWidth([1.0, 0.1, 5.0])
     history = search(SPACE, MAKES[name](), scorer, 0.5, 300, saliencies={"l1": saliency(SPACE)}, on_empty="keep_one")
     assert history.best_mask.kept_per_layer()["c"] == 10
     assert scorer.value(history.best_mask) > scorer.value(SPACE.top_k(saliency(SPACE), 0.5, "layerwise")) + 1
 
 
-def test_one_tolerance_for_all_layers():
+def test_fastnas_gives_all_layers_the_same_tolerance():
     """Losses weight x pruned share: at a tolerance of .4, layers lose .4, .8 and .2 of their units."""
     scorer = ByWidth([1.0, 0.5, 2.0])
     density = (6 + 4 + 8) / 40
@@ -106,7 +106,7 @@ def test_one_tolerance_for_all_layers():
     assert history.best.number == len(history) - 1
 
 
-def test_one_tolerance_measures_as_many_levels_as_the_budget_allows():
+def test_fastnas_measures_as_many_levels_as_the_budget_allows():
     history = search(SPACE, OneTolerance(), ByWidth([1.0, 0.5, 2.0]), 0.45, 11, saliencies={"l1": saliency(SPACE)})
     assert len(history) == 11
     assert history.has_best
@@ -114,7 +114,7 @@ def test_one_tolerance_measures_as_many_levels_as_the_budget_allows():
         search(SPACE, OneTolerance(), ByWidth([1, 1, 1]), 0.45, 4)
 
 
-def test_losses_that_rise_with_the_density_are_made_monotone():
+def test_fastnas_reaches_the_density_with_losses_that_are_not_monotone():
     class Odd(ByWidth):
         def value(self, mask):  # layer b loses most if a little of it is pruned
             share = 1 - mask.densities()["b"]
@@ -124,7 +124,7 @@ def test_losses_that_rise_with_the_density_are_made_monotone():
     assert history.best_mask.n_kept == 18
 
 
-def test_children_are_selected_on_shares_of_the_examples():
+def test_evopress_selects_children_on_growing_shares_of_the_examples():
     scorer = ByWidth([1.0, 0.1, 5.0])
     searcher = LevelSwitches(children=(8, 2, 1), shares=(0.1, 0.5, 1.0))
     history = search(SPACE, searcher, scorer, 0.5, 12 * 4, saliencies={"l1": saliency(SPACE)})
@@ -153,7 +153,7 @@ def test_masks_use_the_budget_of_macs_or_parameters_and_never_exceed_it(name, ho
     for mask in seen:
         kept = np.array(list(mask.kept_per_layer().values()))
         assert space.fits(kept, 0.35, hold)
-        if name != "legr":  # the longest prefix of one ranking
+        if name != "legr":  # the longest prefix of a ranking
             rooms = [layer.size > k for layer, k in zip(space.layers, kept, strict=True)]
             more = kept + np.eye(len(kept), dtype=int)
             assert not any(room and space.fits(row, 0.35, hold) for room, row in zip(rooms, more, strict=True))
@@ -186,6 +186,6 @@ def test_layers_keep_the_units_of_the_highest_saliency(name):
         (lambda: OneTolerance(levels=1), "levels"),
     ],
 )
-def test_settings_out_of_range_are_named(make, named):
+def test_wrong_settings_of_allocators_raise_input_error(make, named):
     with pytest.raises(InputError, match=named):
         make()

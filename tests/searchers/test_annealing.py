@@ -1,4 +1,4 @@
-"""Annealing anneals: temperatures, radii, probes, chains, densities alone."""
+"""Annealing: temperatures, radii, probes, chains, and searches of the layers' densities alone."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from masksearch.utils.errors import InputError
 
 
 class Decoupled:
-    """A score that is a sum over units: the optimum keeps the units of highest worth."""
+    """Scores a mask by a sum over kept units, so that the optimum keeps the units of highest worth."""
 
     def __init__(self, space, seed=0):
         self.worth = torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed)).double()
@@ -50,12 +50,12 @@ def test_annealing_finds_a_planted_optimum_and_random_search_does_not():
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("accept", [0.05, 0.3])
-def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, accept):
+def test_annealing_accepts_about_the_set_share_of_worsening_moves(scale, accept):
     """Losses are drawn from an exponential distribution: its share above a temperature of s p / (1 - p) is p."""
     searcher = Annealing(accept_start=accept, accept_end=accept)
     searcher.start(problem(scorings=6000))
     rng = np.random.default_rng(0)
-    current, taken = 0.0, []
+    current, accepted = 0.0, []
     searcher.tell(searcher.ask(), [Score(current)])
     for _ in range(5999):
         proposals = searcher.ask()
@@ -64,15 +64,15 @@ def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, ac
         searcher.tell(proposals, [Score(value)])
         moved = searcher.incumbent is not before
         if proposals[0].threshold is not None:
-            taken.append(moved)
+            accepted.append(moved)
             assert moved == (value >= proposals[0].threshold)
         if moved:
             current = value
-    assert 0.6 * accept < np.mean(taken) < 1.5 * accept
+    assert 0.6 * accept < np.mean(accepted) < 1.5 * accept
 
 
 @pytest.mark.parametrize("searcher", [Annealing(), Annealing(within=0.5), Annealing(densities=True)])
-def test_moves_begin_at_the_incumbent(searcher):
+def test_moves_start_at_the_incumbent(searcher):
     searcher.start(problem())
     for _ in range(60):
         incumbent = searcher.incumbent
@@ -95,7 +95,7 @@ def test_schedules_fall_geometrically_with_the_budget():
     assert searcher.progress == 1.0
 
 
-def test_a_budget_of_seconds_drives_the_schedules_too():
+def test_budget_of_seconds_drives_the_schedules():
     searcher = Annealing()
     searcher.start(Problem(SPACE, 0.3, Budget(seconds=10), 0, on_empty="allow"))
     for _ in range(5):
@@ -103,14 +103,14 @@ def test_a_budget_of_seconds_drives_the_schedules_too():
     assert searcher.progress == pytest.approx(0.5)
 
 
-def test_probes_come_as_often_as_the_settings_say():
+def test_probes_follow_probe_first_and_probe_every():
     searcher = Annealing(probe_first=5, probe_every=10)
     searcher.start(problem(scorings=100))
     thresholds = [proposal.threshold for proposal in drive(searcher, Planted(), 41)]
     assert [i for i, threshold in enumerate(thresholds) if threshold is None] == [0, 1, 2, 3, 4, 5, 10, 20, 30, 40]
 
 
-def test_in_a_batch_losses_are_measured_from_the_mask_that_the_batch_began_with():
+def test_losses_in_a_batch_are_measured_from_the_incumbent_at_the_start_of_the_batch():
     searcher = Annealing()
     searcher.start(problem(scorings=100))
     searcher.tell(searcher.ask(), [Score(0.0)])
@@ -121,8 +121,12 @@ def test_in_a_batch_losses_are_measured_from_the_mask_that_the_batch_began_with(
     assert searcher.temperature == pytest.approx(1.0 * accept / (1 - accept))  # a loss of 1, not of 11
 
 
-def test_within_layers_is_the_share_of_moves_that_keep_their_densities():
-    for within, least, most in ((0.0, 0.3, 0.6), (0.8, 0.82, 0.95), (1.0, 1.0, 1.0)):  # of those anywhere some do, too
+def test_within_sets_the_share_of_moves_that_keep_layer_densities():
+    for within, least, most in (
+        (0.0, 0.3, 0.6),
+        (0.8, 0.82, 0.95),
+        (1.0, 1.0, 1.0),
+    ):  # some moves anywhere keep them, too
         searcher = Annealing(within=within, radius_end=0.01)
         searcher.start(problem())
         searcher.tell(searcher.ask(), [Score(0.0)])
@@ -135,7 +139,7 @@ class TestDensities:
         saliencies = {n: torch.randn(60, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(names)}
         return replace(problem(**more), saliencies=saliencies)
 
-    def test_every_mask_keeps_the_top_units_of_every_layer(self):
+    def test_search_of_densities_keeps_the_top_units_of_every_layer(self):
         given = self.given("snip", "grasp")
         searcher = Annealing(densities=True, accept_start=0.5)
         searcher.start(given)
@@ -146,9 +150,9 @@ class TestDensities:
             seen.add(kept["second"])
             own = {layer.name: kept[layer.name] / layer.size for layer in SPACE.layers}
             assert proposal.mask == SPACE.top_k(given.saliencies["snip"], own, on_empty="allow")
-        assert len(seen) > 12  # of 19 that there are
+        assert len(seen) > 12  # of 19 possible numbers
 
-    def test_without_a_saliency_the_ranking_is_drawn_once(self):
+    def test_search_of_densities_without_saliency_draws_its_ranking_once(self):
         searcher = Annealing(densities=True, accept_start=0.5)
         searcher.start(problem())
         by_density = {}
@@ -156,7 +160,7 @@ class TestDensities:
             same = by_density.setdefault(proposal.mask.kept_per_layer()["first"], proposal.mask)
             assert proposal.mask == same
 
-    def test_a_start_is_where_it_begins_whatever_the_saliency_says(self):
+    def test_search_of_densities_begins_at_the_start_despite_a_saliency(self):
         start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
         searcher = Annealing(densities=True)
         searcher.start(self.given("snip", start=start))
@@ -167,8 +171,8 @@ class TestDensities:
                 SPACE.layer_of(units.nonzero().flatten().numpy()) == SPACE.layer_of(first.nonzero().flatten().numpy())
             ).any()  # what one layer gains, another has lost
 
-    def test_the_best_densities_are_found(self):
-        """The score is how near the first layer is to 6 units; masks are ranked by nothing."""
+    def test_search_of_densities_finds_the_best_density(self):
+        """The score is minus the distance of the first layer from 6 units; there is no saliency."""
         searcher = Annealing(densities=True)
         searcher.start(problem(scorings=120))
         best = -math.inf
@@ -179,7 +183,7 @@ class TestDensities:
             best = max(best, value)
         assert best == 0
 
-    def test_moves_keep_the_macs_near_the_budget(self):
+    def test_moves_of_densities_use_up_the_budget_of_macs_or_params(self):
         """Units of the layers have different costs: a move that keeps their number would lose MACs."""
         network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3))
         space = filter_space(network, torch.zeros(1, 1, 20, 20), include=["0", "2"])
@@ -194,13 +198,13 @@ class TestDensities:
                 for layer, one_more in zip(space.layers, kept + np.eye(2, dtype=int), strict=True):
                     assert mask.kept_per_layer()[layer.name] == layer.size or not space.fits(one_more, 0.5, hold)
 
-    def test_what_it_cannot_search_is_named(self):
+    def test_search_of_densities_with_given_layer_densities_raises_input_error(self):
         with pytest.raises(InputError, match="none to search"):
             Annealing(densities=True).start(problem(density={"first": 0.25, "second": 0.5}))
 
 
 class TestChains:
-    def test_a_batch_holds_a_move_of_every_chain(self):
+    def test_batch_holds_a_move_of_every_chain(self):
         searcher = Annealing(chains=3)
         searcher.start(problem())
         scorer = Planted()
@@ -210,7 +214,7 @@ class TestChains:
         assert {proposal.base for proposal in searcher.ask(3)} == {proposal.mask for proposal in starts}
         assert [sum(p.base == start.mask for p in searcher.ask(6)) for start in starts] == [2, 2, 2]
 
-    def test_one_by_one_they_walk_in_turn(self):
+    def test_chains_take_turns_of_100_moves_without_batches(self):
         searcher = Annealing(chains=2)
         searcher.start(problem(scorings=10_000))
         drive(searcher, Planted(), 1, 2)
@@ -222,20 +226,22 @@ class TestChains:
         assert [b - a for a, b in itertools.pairwise(changes)] == [100] * (len(changes) - 1)
         assert len(changes) == 4
 
-    def test_the_last_goes_on_from_the_first_when_they_meet(self):
+    def test_worst_chain_restarts_from_the_best_chain_when_chains_meet(self):
         searcher = Annealing(chains=3)
         searcher.start(problem(scorings=200))
         searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
         before = [chain.current for chain in searcher.state.chains]
         for _ in range(2):
             searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert [chain.current for chain in searcher.state.chains] == before  # 9 of 200 scorings: not yet
+        assert [
+            chain.current for chain in searcher.state.chains
+        ] == before  # chains have not met after 9 of 200 scorings
         searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
         assert [chain.current for chain in searcher.state.chains] == [before[1], before[1], before[2]]
         assert [chain.value for chain in searcher.state.chains] == [3.0, 3.0, 2.0]
 
 
-def test_chains_meet_in_a_budget_of_seconds_too():
+def test_chains_meet_under_a_budget_of_seconds():
     searcher = Annealing(chains=2)
     searcher.start(Problem(SPACE, 0.3, Budget(seconds=100), 0, on_empty="allow"))
     searcher.tell(searcher.ask(2), [Score(1.0, seconds=1.0), Score(2.0, seconds=1.0)])
@@ -261,7 +267,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("settings", BAD, ids=map(str, BAD))
-def test_bad_settings_are_errors_of_one_line(settings):
+def test_wrong_settings_of_annealing_raise_input_error(settings):
     with pytest.raises(InputError, match="annealing") as caught:
         Annealing(**settings)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Partitions: swaps of the radius that was asked for, whatever they have done before."""
+"""Partitions of kept and pruned units: random swaps of a given radius, anywhere, within layers, or of densities."""
 
 import time
 
@@ -25,7 +25,7 @@ def layered_mask(sizes, density, seed=0):
 
 @many
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 15), st.integers(0, 99))
-def test_a_long_walk_stays_consistent(sizes, density, radius, seed):
+def test_swaps_have_the_radius_and_partition_follows_its_mask(sizes, density, radius, seed):
     mask = layered_mask(sizes, density, seed)
     partition, rng = Partition(mask), np.random.default_rng(seed)
     largest = min(mask.n_kept, mask.space.n_units - mask.n_kept)
@@ -44,7 +44,7 @@ def test_a_long_walk_stays_consistent(sizes, density, radius, seed):
         assert partition.n_kept == mask.n_kept
 
 
-def test_every_swap_is_equally_likely():
+def test_swaps_anywhere_are_equally_likely():
     partition, rng = Partition(layered_mask([6], 0.5)), np.random.default_rng(0)
     seen: dict[tuple[int, int], int] = {}
     for _ in range(9000):
@@ -55,7 +55,7 @@ def test_every_swap_is_equally_likely():
     assert all(abs(count - 1000) < 160 for count in seen.values())
 
 
-def test_a_state_is_a_copy():
+def test_state_dict_of_a_partition_is_a_copy():
     partition, rng = Partition(layered_mask([20], 0.5)), np.random.default_rng(0)
     state = partition.state_dict()
     order = state["order"].copy()
@@ -64,7 +64,7 @@ def test_a_state_is_a_copy():
     assert np.array_equal(state["order"], order)
 
 
-def test_swaps_cost_no_more_in_a_larger_space():
+def test_time_of_a_swap_does_not_grow_with_the_space():
     def seconds(n):
         mask = layered_mask([n], 0.5)
         partition, rng = Partition(mask), np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_swaps_cost_no_more_in_a_larger_space():
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])
-def test_with_nothing_to_swap_the_move_goes_nowhere(density):
+def test_move_is_empty_at_density_0_and_1(density):
     partition = Partition(layered_mask([7, 3], density))
     move = partition.draw(5, np.random.default_rng(0))
     assert len(move) == 0
@@ -98,7 +98,7 @@ def test_with_nothing_to_swap_the_move_goes_nowhere(density):
     st.integers(0, 99),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_so_does_one_that_knows_layers(sizes, density, radius, seed, within):
+def test_swaps_within_layers_have_the_radius_and_partition_follows_its_mask(sizes, density, radius, seed, within):
     mask = layered_mask(sizes, density, seed)
     partition, rng = LayeredPartition(mask, within), np.random.default_rng(seed)
     for _ in range(12):
@@ -124,7 +124,7 @@ def test_so_does_one_that_knows_layers(sizes, density, radius, seed, within):
 
 
 @pytest.mark.parametrize("within", [0.0, 1.0])
-def test_with_layers_every_swap_is_equally_likely_too(within):
+def test_swaps_of_a_layered_partition_are_equally_likely(within):
     mask = layered_mask([6, 6], 0.5)
     partition, rng = LayeredPartition(mask, within), np.random.default_rng(0)
     kept = list(mask.kept_per_layer().values())
@@ -136,7 +136,7 @@ def test_with_layers_every_swap_is_equally_likely_too(within):
         assert all(abs(seen.count(pair) - 12_000 / swaps) < 5 * (12_000 / swaps) ** 0.5 for pair in set(seen))
 
 
-def test_layers_share_a_swap_by_their_room():
+def test_swaps_within_layers_are_shared_by_the_layers_room():
     layout = Layout([("wide", (1, 800), 800), ("narrow", (1, 200), 200), ("full", (1, 50), 50)])
     partition = LayeredPartition(Mask.of_units(layout, np.r_[:100, 800:900, 1000:1050]), 1.0)
     rng = np.random.default_rng(0)
@@ -145,7 +145,7 @@ def test_layers_share_a_swap_by_their_room():
 
 
 @pytest.mark.parametrize("kind", ["plain", "layered", "ranked"])
-def test_a_state_from_a_file_draws_the_same_moves(kind, tmp_path):
+def test_partition_restored_from_a_file_draws_the_same_moves(kind, tmp_path):
     def new(seed):
         mask = layered_mask([30, 20], 0.4, seed)
         if kind == "plain":
@@ -171,7 +171,7 @@ def test_a_state_from_a_file_draws_the_same_moves(kind, tmp_path):
     assert partition.mask() == again.mask()
 
 
-def test_moves_of_densities_go_between_two_layers_and_lead_back():
+def test_moves_of_densities_go_from_a_layer_to_another_layer():
     mask = layered_mask([40, 20, 9], 0.3)
     ranked, rng = RankedLayers(mask, torch.rand(69), torch.Generator()), np.random.default_rng(0)
     sizes = set()
@@ -187,7 +187,7 @@ def test_moves_of_densities_go_between_two_layers_and_lead_back():
     assert {1, 2, 3} < sizes
 
 
-def test_a_move_within_layers_of_a_million_units_takes_little_time():
+def test_move_within_layers_of_a_million_units_takes_below_a_millisecond():
     mask = layered_mask([700_000, 200_000, 100_000], 0.1)
     partition, rng = LayeredPartition(mask, 0.5), np.random.default_rng(0)
     seconds = []

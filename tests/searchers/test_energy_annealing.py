@@ -50,7 +50,7 @@ def search(energy, space, amount, scorer=None, budget=20, **settings):
     return searcher, history
 
 
-def test_it_finds_the_best_of_all_masks():
+def test_energy_annealing_finds_the_best_of_all_masks():
     space = MaskSpace([("one", (3, 7), 7), ("two", (2, 5), 5)])
     energy = PlantedEnergy(space, seed=3)
     scorer = ByEnergy(energy)
@@ -77,7 +77,7 @@ def test_masks_stay_within_the_budget_and_beat_greedy_removal(hold):
     assert searcher.metrics()["correlation"] == pytest.approx(1)
 
 
-def test_with_densities_per_layer_or_without_exchanges_widths_stay():
+def test_widths_do_not_change_with_layer_densities_or_without_exchanges():
     _, space, _, energy = network()
     per_layer = dict.fromkeys([layer.name for layer in space.layers], 0.5)
     for amount, exchanges in ((per_layer, 0.3), (ms.Amount(0.5, hold="macs"), 0.0)):
@@ -104,7 +104,7 @@ def test_scores_without_relation_to_the_energy_leave_coefficients_equal():
     assert (searcher.state.coefficients == 1).all()
 
 
-def test_a_resumed_search_on_a_network_ends_as_an_uninterrupted_one(tmp_path):
+def test_resumed_energy_annealing_equals_uninterrupted_search(tmp_path):
     _, space, _, energy = network()
     amount = ms.Amount(0.5, hold="macs", on_empty="keep_one")
     searcher = EnergyAnnealing(moves=2000, states=6)
@@ -125,7 +125,7 @@ def test_a_resumed_search_on_a_network_ends_as_an_uninterrupted_one(tmp_path):
     assert resumed.best_score == whole.best_score
 
 
-def test_an_energy_of_a_subspace_is_that_of_the_lifted_masks():
+def test_energy_of_a_subspace_equals_energy_of_the_lifted_masks():
     _, space, _, energy = network()
     alive = space.random(0.7, "layerwise", torch.Generator().manual_seed(0))
     left = Subspace(alive)
@@ -145,7 +145,7 @@ def test_an_energy_of_a_subspace_is_that_of_the_lifted_masks():
 
 
 @pytest.mark.parametrize("states", [1, 7])
-def test_all_moves_are_made(states):
+def test_energy_annealing_evaluates_all_moves(states):
     class Counted(PlantedEnergy):
         moves = 0
 
@@ -164,7 +164,7 @@ def test_all_moves_are_made(states):
     assert Counted.moves > 20_000
 
 
-def test_errors():
+def test_wrong_settings_or_a_missing_energy_raise_input_error():
     with pytest.raises(InputError, match="needs an energy of masks"):
         EnergyAnnealing().start(Problem(SPACE, 0.3, 10))
     with pytest.raises(InputError, match="accept_cold"):

@@ -1,4 +1,4 @@
-"""Searches of a front: free densities that are exact, two directions, costs that are the space's, states that go on."""
+"""Searches for a front of score and cost: exact densities, two directions, costs of the space, resuming."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def filters():
 
 
 class Spread:
-    """Higher for more units, and for more even layers; some masks can't be scored."""
+    """Scores masks higher for more units and more even layers; some masks score NaN."""
 
     def score(self, proposals):
         return [Score(self.value(proposal.mask)) for proposal in proposals]
@@ -72,7 +72,7 @@ PARAMETRISATIONS = {
 
 @pytest.mark.parametrize("make", PARAMETRISATIONS.values(), ids=PARAMETRISATIONS)
 @pytest.mark.parametrize("density", [1.0, 0.25])
-def test_a_free_density_is_exact_and_no_layer_is_empty(make, density):
+def test_free_density_is_exact_and_no_layer_is_empty(make, density):
     saliencies = {"first": ranked(1), "second": ranked(2)}
     given = Problem(NETWORK, density, Budget(9), 0, saliencies=saliencies, on_empty="allow", cost="units")
     made = FreeDensity(given, make)
@@ -87,7 +87,7 @@ def test_a_free_density_is_exact_and_no_layer_is_empty(make, density):
     assert set(kept[2:]) == {NETWORK.count(density / part) for part in (2, 4, 8)}
 
 
-def test_a_density_held_in_macs_is_the_longest_ranking_that_fits():
+def test_mask_of_free_density_in_macs_is_the_longest_ranking_that_fits():
     _, space = filters()
     given = Problem(space, 1.0, Budget(9), 0, hold="macs", cost="macs")
     made = FreeDensity(given, lambda at: Layers(at, None, 3.0))
@@ -99,7 +99,7 @@ def test_a_density_held_in_macs_is_the_longest_ranking_that_fits():
 
 
 @every
-def test_the_front_is_what_no_trial_beats_at_the_cost_that_the_space_counts(name):
+def test_front_holds_the_undominated_trials_with_costs_counted_by_the_space(name):
     _, space = filters()
     scorings = {"optuna_gp": 13}.get(name, 30)
     history = run(name, budget=scorings)
@@ -116,7 +116,7 @@ def test_the_front_is_what_no_trial_beats_at_the_cost_that_the_space_counts(name
     assert len({trial.mask_hash for trial in history}) > 10
 
 
-def test_params_and_functions_are_costs_too():
+def test_cost_can_be_params_units_or_a_function():
     _, space = filters()
     for trial in run("optuna_random", cost="params", hold="units").front:
         assert trial.score.cost == space.kept_params(trial.mask) / space.kept_params(space.full())
@@ -129,7 +129,7 @@ def test_params_and_functions_are_costs_too():
 
 @pytest.mark.parametrize("name", [name for name in ABLE if name != "optuna_gp"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_an_interrupted_search_goes_on_to_the_same_front(name, batch, tmp_path, monkeypatch):
+def test_resumed_search_ends_with_the_front_of_an_uninterrupted_search(name, batch, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     whole = run(name, folder=tmp_path / "whole", batch=batch, seed=3)
 
@@ -142,12 +142,12 @@ def test_an_interrupted_search_goes_on_to_the_same_front(name, batch, tmp_path, 
     parts = run(name, folder=tmp_path / "parts", batch=batch, seed=3)
     assert [(t.mask_hash, t.score.cost) for t in parts] == [(t.mask_hash, t.score.cost) for t in whole]
     assert [(t.number, t.mask) for t in parts.front] == [(t.number, t.mask) for t in whole.front]
-    again = run(name, folder=tmp_path / "parts", batch=batch, seed=3)  # nothing is left to do
+    again = run(name, folder=tmp_path / "parts", batch=batch, seed=3)  # no scorings are left
     assert [(t.number, t.mask) for t in again.front] == [(t.number, t.mask) for t in whole.front]
     assert [row.score.cost for row in read_rows(tmp_path / "parts")] == [t.score.cost for t in whole]
 
 
-def test_samplers_learn_what_is_cheap_and_good():
+def test_fronts_of_tpe_and_nsga2_cover_more_than_the_front_of_random_points():
     """At equal scorings, the fronts of TPE and NSGA-II cover more than that of random points."""
     space = MaskSpace([(f"layer{i}", (10, 10), 100) for i in range(6)])
     worth = np.array([5.0, 0.0, 3.0, 0.0, 0.0, 1.0])
@@ -162,15 +162,15 @@ def test_samplers_learn_what_is_cheap_and_good():
         ends = [cost for cost, _ in corners[1:]] + [1.0]
         return sum((end - cost) * value for (cost, value), end in zip(corners, ends, strict=True))
 
-    for name, budget in (("optuna_tpe", 120), ("optuna_nsga2", 500)):  # a generation of NSGA-II is of 50
+    for name, budget in (("optuna_tpe", 120), ("optuna_nsga2", 500)):  # a generation of NSGA-II has 50 trials
         assert covered(name, budget) > 1.02 * covered("optuna_random", budget)
 
 
-def test_a_study_has_two_directions_and_both_values(tmp_path):
+def test_stored_study_of_a_front_search_has_two_directions_and_both_values(tmp_path):
     url = f"sqlite:///{tmp_path}/studies.db"
     searcher = OptunaSearch("nsga2", storage=url)
     searcher.start(Problem(NETWORK, 0.5, Budget(9), 0, cost="units"))
-    made = drive(searcher, Planted(0.1, space=NETWORK), 9)  # a scorer that knows no costs
+    made = drive(searcher, Planted(0.1, space=NETWORK), 9)  # a scorer without costs
     searcher.finish()
     study = optuna.load_study(study_name=searcher.study_name, storage=url)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
@@ -180,7 +180,7 @@ def test_a_study_has_two_directions_and_both_values(tmp_path):
     assert other.study_name != searcher.study_name
 
 
-def test_a_start_may_be_of_any_density_and_is_scored_first():
+def test_front_search_scores_a_start_of_any_density_first():
     start = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
     history = search(NETWORK, OptunaSearch("tpe"), Spread(), 0.5, 5, start=start, cost="units")
     assert history.first == start
@@ -189,8 +189,8 @@ def test_a_start_may_be_of_any_density_and_is_scored_first():
 
 
 class TestLatency:
-    def test_it_is_the_pruned_networks_share_of_the_dense_ones(self, monkeypatch):
-        """By a clock that takes a millisecond per parameter."""
+    def test_latency_share_is_pruned_latency_over_dense_latency(self, monkeypatch):
+        """With a clock of a millisecond per parameter."""
 
         def timed(runs, device, seconds):
             assert [run().shape for run in runs.values()] == [(64, 10), (64, 10)]
@@ -208,7 +208,7 @@ class TestLatency:
         assert latency(empty) == 1.0
         assert model.training
 
-    def test_a_search_keeps_what_it_has_measured(self, tmp_path):
+    def test_resumed_search_reuses_measured_latencies(self, tmp_path):
         model, space = filters()
         latency = LatencyShare(model, space, torch.zeros(1, 1, 8, 8), batch_size=2, seconds=0.0)
         history = run("optuna_tpe", cost=latency, budget=8, folder=tmp_path)
@@ -217,7 +217,7 @@ class TestLatency:
         assert all(trial.score.cost > 0 for trial in history)
         assert history.seconds > 0
 
-    def test_a_batch_has_an_image(self):
+    def test_latency_share_with_batch_size_0_raises_input_error(self):
         model, space = filters()
         with pytest.raises(InputError, match="batch_size: 0"):
             LatencyShare(model, space, torch.zeros(1, 1, 8, 8), batch_size=0)
@@ -236,7 +236,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_has_no_front_is_refused_in_one_line(message, tmp_path):
+def test_search_without_a_possible_front_raises_input_error(message, tmp_path):
     make, changes = REFUSED[message]
     options = {"density": 0.5, "budget": 9, "cost": "macs", "folder": tmp_path / "run", **changes}
     with pytest.raises(InputError, match=message) as caught:
@@ -245,12 +245,12 @@ def test_what_has_no_front_is_refused_in_one_line(message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_score_that_has_its_cost_keeps_it():
-    asked = []
-    given = Problem(NETWORK, 0.5, Budget(9), 0, cost=lambda mask: asked.append(mask) or 0.25)
+def test_problem_prices_each_score_only_once():
+    priced_masks = []
+    given = Problem(NETWORK, 0.5, Budget(9), 0, cost=lambda mask: priced_masks.append(mask) or 0.25)
     mask = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
     priced = given.priced(mask, Score(1.0))
     assert given.priced(mask, priced) is priced
     assert priced.cost == 0.25
-    assert asked == [mask]
+    assert priced_masks == [mask]
     assert replace(given, cost=None).priced(mask, Score(1.0)).cost is None

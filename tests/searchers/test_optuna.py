@@ -1,4 +1,4 @@
-"""Optuna's samplers: parametrisations give exact masks, trials are the whole state, storages get finished studies."""
+"""Optuna's samplers: the contract, learning from scores, resuming from trials, and studies in storages."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ SLOW = {
 
 class TestContract:
     @pytest.mark.parametrize("make", CHEAP.values(), ids=CHEAP)
-    def test_the_contract(self, make, tmp_path):
+    def test_samplers_keep_the_contract(self, make, tmp_path):
         contract.check_density(make, batch=5)
         contract.check_batches(make)
         contract.check_arguments_unmodified(make)
@@ -50,24 +50,24 @@ class TestContract:
 
     @pytest.mark.parametrize("make", {**CHEAP, **SLOW}.values(), ids={**CHEAP, **SLOW})
     @pytest.mark.parametrize("batch", [1, 3])
-    def test_a_state_from_a_file_continues_the_same_path(self, make, batch, tmp_path):
+    def test_sampler_restored_from_a_file_continues_the_same_path(self, make, batch, tmp_path):
         whole, scorer = make(), Planted(nan_every=5)
         whole.start(problem(scorings=100))
         numpy_state, torch_state = np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
         for _ in range(3):
             drive(whole, scorer, 8 // batch, batch)
             save_tree(tmp_path / "state", whole.state_dict())
-            taken_up, again = make(), Planted(nan_every=5)
-            taken_up.start(problem(scorings=100))
-            taken_up.load_state_dict(load_tree(tmp_path / "state"))
+            resumed, again = make(), Planted(nan_every=5)
+            resumed.start(problem(scorings=100))
+            resumed.load_state_dict(load_tree(tmp_path / "state"))
             again.scored = list(scorer.scored)
             expected = path_of(drive(whole, scorer, 4, batch))
-            assert path_of(drive(taken_up, again, 4, batch)) == expected != []
-            assert taken_up.metrics() == whole.metrics()
+            assert path_of(drive(resumed, again, 4, batch)) == expected != []
+            assert resumed.metrics() == whole.metrics()
         assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), torch_state)
 
-    def test_a_state_of_an_older_version_continues_the_same_path(self):
+    def test_state_of_an_older_version_continues_the_same_path(self):
         whole, resumed = OptunaSearch("tpe"), OptunaSearch("tpe")
         whole.start(problem())
         drive(whole, Planted(), 12)
@@ -76,7 +76,7 @@ class TestContract:
         resumed.load_state_dict(older)
         assert path_of(drive(resumed, Planted(), 5)) == path_of(drive(whole, Planted(), 5))
 
-    def test_a_state_of_another_searcher_is_refused_in_one_line(self):
+    def test_state_of_another_searcher_raises_input_error(self):
         other, searcher = RandomSearch(), OptunaSearch("random")
         other.start(problem())
         searcher.start(problem())
@@ -84,7 +84,7 @@ class TestContract:
             searcher.load_state_dict(other.state_dict())
         assert "\n" not in str(caught.value)
 
-    def test_scores_that_are_no_values_teach_nothing(self):
+    def test_samplers_ignore_nan_infinite_and_inexact_scores(self):
         def path(odd):
             searcher, planted = OptunaSearch("tpe", "bits"), Planted()
             searcher.start(problem())
@@ -101,8 +101,8 @@ class TestContract:
         assert path(Score(1e6)) != paths[0]
 
     @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("random", "qmc")])
-    def test_samplers_learn(self, sampler):
-        """Given one good density per layer, the last proposals are closer to it than the first, random ones."""
+    def test_last_proposals_are_closer_to_the_optimum_than_the_first_proposals(self, sampler):
+        """With good densities of layers as goal, the last proposals are closer to it than the first, random ones."""
         goal = np.array([1.5, -1.0, 0.5])
         searcher = OptunaSearch(sampler)
         scorings = {"gp": 26, "nsga2": 200, "nsga3": 200}.get(sampler, 120)
@@ -118,18 +118,18 @@ class TestContract:
 
 
 class TestCmaes:
-    def test_told_again_it_stands_where_it_stood(self):
+    def test_cmaes_after_replayed_scores_proposes_the_same_points(self):
         for n in (1, 3, 120):
             one, other = Cmaes(n, 5, 2), Cmaes(n, 5, 2)
             for number in range(60):
                 point = np.full(n, 0.3) if number < 2 else one.ask(number)
                 score = None if number % 7 == 3 else -float(((point - 0.4) ** 2).sum())
                 one.tell(point, score)
-                other.tell(point, score)  # was never asked
+                other.tell(point, score)  # without ask
             assert np.array_equal(one.ask(60), other.ask(60))
             assert one.step_size == other.step_size
 
-    def test_it_starts_at_the_best_it_was_given_and_restarts_when_nothing_changes(self):
+    def test_cmaes_starts_at_the_best_given_point_and_restarts_on_stagnation(self):
         search = Cmaes(3, 0, 2)
         search.tell(np.array([0.2, 0.2, 0.2]), 1.0)
         search.tell(np.array([0.8, 0.8, 0.8]), 0.0)
@@ -161,10 +161,10 @@ class TestStorage:
         study = optuna.load_study(study_name=searcher.study_name + number, storage=url)
         return [(trial.state.name, trial.values, trial.params) for trial in study.trials]
 
-    def own(self, searcher):
+    def trials_of(self, searcher):
         return [(trial.state.name, trial.values, trial.params) for trial in searcher.state.study.trials]
 
-    def test_the_study_is_written_when_the_search_ends_or_is_interrupted(self, tmp_path):
+    def test_study_is_stored_when_the_search_ends_or_is_interrupted(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
 
         def stop(trial, history, searcher):
@@ -178,10 +178,10 @@ class TestStorage:
             arguments = {"on_empty": "allow", "callbacks": callbacks}
             with pytest.raises(KeyboardInterrupt) if callbacks else nullcontext():
                 search(SPACE, searcher, Planted(), 0.3, 8, **arguments)
-            assert self.stored(url, searcher) == self.own(searcher)
-            assert len(self.own(searcher)) == trials
+            assert self.stored(url, searcher) == self.trials_of(searcher)
+            assert len(self.trials_of(searcher)) == trials
 
-    def test_values_have_names_for_dashboards(self, tmp_path):
+    def test_stored_study_names_its_values_score_and_cost(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         for given, names in ((on(), ["score"]), (on(density=1.0, cost="units"), ["score", "cost"])):
             searcher = OptunaSearch("random", storage=url, label=names[-1])
@@ -192,48 +192,48 @@ class TestStorage:
             assert study.metric_names == names
             assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"][: len(names)]
 
-    def test_a_search_that_goes_on_completes_its_study(self, tmp_path):
+    def test_resumed_search_completes_its_stored_study(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         whole, states = self.drive(url, 8)
-        assert self.stored(url, whole) == self.own(whole)
-        taken_up, _ = self.drive(url, 2, state=states[4])  # trials 5 to 7 are there, and unknown to the state
-        assert self.stored(url, whole) == self.own(whole)
-        assert self.own(taken_up) == self.own(whole)[:7]
+        assert self.stored(url, whole) == self.trials_of(whole)
+        resumed, _ = self.drive(url, 2, state=states[4])  # trials 5 to 7 are in the storage, and not in the state
+        assert self.stored(url, whole) == self.trials_of(whole)
+        assert self.trials_of(resumed) == self.trials_of(whole)[:7]
         longer, _ = self.drive(url, 5, state=states[4])
-        assert self.stored(url, whole) == self.own(longer)
-        assert len(self.own(longer)) == 10
+        assert self.stored(url, whole) == self.trials_of(longer)
+        assert len(self.trials_of(longer)) == 10
 
-    def test_a_larger_budget_adds_trials_to_the_same_study(self, tmp_path):
+    def test_larger_budget_adds_trials_to_the_same_study(self, tmp_path):
         searcher = OptunaSearch("random", storage=f"sqlite:///{tmp_path}/studies.db")
         for budget in (5, 12):
             search(SPACE, searcher, Planted(), 0.3, budget, folder=tmp_path / "search")
         [study] = optuna.get_all_study_summaries(searcher.storage)
         assert study.n_trials == 12
 
-    def test_trials_without_a_score_are_failed_ones(self, tmp_path):
+    def test_trials_with_nan_scores_are_stored_as_failed(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         searcher, _ = self.drive(url, 3, score=lambda value: math.nan)
         assert [state for state, *_ in self.stored(url, searcher)] == ["FAIL"] * 3
 
-    def test_a_trial_without_an_answer_is_left_out(self, tmp_path):
+    def test_proposal_without_a_score_is_not_stored(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         searcher, _ = self.drive(url, 3)
         searcher.ask()
         searcher.finish()
         assert len(self.stored(url, searcher)) == 3
 
-    def test_other_trials_under_the_same_name_are_left_alone(self, tmp_path):
+    def test_diverging_trials_go_to_a_numbered_study_of_the_same_name(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         first, states = self.drive(url, 6)
         for number, score in ((2, math.nan), (3, 7.0)):
             other, others = self.drive(url, 3, score=lambda value, score=score: score, state=states[2])
-            assert self.stored(url, other, f" ({number})") == self.own(other)
-            assert self.stored(url, first) == self.own(first)
+            assert self.stored(url, other, f" ({number})") == self.trials_of(other)
+            assert self.stored(url, first) == self.trials_of(first)
         again, _ = self.drive(url, 1, score=lambda value: 7.0, state=others[1])
-        assert self.stored(url, again, " (3)")[: len(self.own(again))] == self.own(again)
+        assert self.stored(url, again, " (3)")[: len(self.trials_of(again))] == self.trials_of(again)
         assert len(optuna.get_all_study_names(url)) == 3
 
-    def test_a_label_tells_searches_apart_that_look_the_same_to_a_searcher(self):
+    def test_label_gives_equal_searchers_different_study_names(self):
         names = []
         for label in ("", "accuracy", "loss"):
             searcher = OptunaSearch("tpe", label=label)
@@ -241,7 +241,7 @@ class TestStorage:
             names.append(searcher.study_name)
         assert [name.rpartition(" ")[0] for name in names] == ["tpe layers", "accuracy", "loss"]
 
-    def test_two_searches_write_to_one_storage(self, tmp_path):
+    def test_two_searches_store_studies_in_the_same_storage(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         one = OptunaSearch("random", storage=url)
         other = OptunaSearch("random", spread=2.0, storage=url)
@@ -250,14 +250,14 @@ class TestStorage:
             drive(searcher, Planted(), 2)
             searcher.finish()
         assert one.study_name != other.study_name
-        assert self.stored(url, one) == self.own(one)
-        assert self.stored(url, other) == self.own(other)
+        assert self.stored(url, one) == self.trials_of(one)
+        assert self.stored(url, other) == self.trials_of(other)
 
-    def test_where_a_study_goes_decides_nothing(self, tmp_path):
+    def test_repr_of_a_searcher_does_not_depend_on_the_storage(self, tmp_path):
         stored, without = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db"), OptunaSearch("tpe")
         assert repr(stored) == repr(without)
 
-    def test_a_study_that_can_not_be_written_costs_no_result(self, tmp_path):
+    def test_unwritable_storage_warns_and_the_search_returns_the_same_result(self, tmp_path):
         arguments = {"on_empty": "allow"}
         plain = search(SPACE, OptunaSearch("random"), Planted(), 0.3, 5, **arguments)
         searcher = OptunaSearch("random", storage=f"sqlite:///{tmp_path}/no/folder.db")
@@ -266,14 +266,14 @@ class TestStorage:
         assert len(given) == 1
         assert history.best.mask == plain.best.mask
 
-    def test_a_bad_url_is_an_error_of_one_line(self):
+    def test_invalid_storage_url_raises_input_error(self):
         searcher = OptunaSearch("random", storage="nonsense")
         with pytest.raises(InputError, match="storage: 'nonsense'") as caught:
             searcher.start(problem())
         assert "\n" not in str(caught.value)
 
 
-def test_optuna_is_quiet_and_its_logging_as_the_user_left_it(capfd, caplog, tmp_path):
+def test_optuna_prints_nothing_and_its_log_level_does_not_change(capfd, caplog, tmp_path):
     before = optuna.logging.get_verbosity()
     with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
         warnings.simplefilter("error")
@@ -304,7 +304,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("message", "settings"), BAD.items(), ids=BAD)
-def test_bad_settings_are_errors_of_one_line(message, settings):
+def test_wrong_settings_of_optuna_search_raise_input_error(message, settings):
     with pytest.raises(InputError, match=message) as caught:
         OptunaSearch(**settings)
     assert "\n" not in str(caught.value)
@@ -325,14 +325,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("message", "case"), REFUSED.items(), ids=REFUSED)
-def test_problems_that_do_not_fit_are_refused_in_one_line(message, case):
+def test_unsuitable_problems_of_optuna_search_raise_input_error(message, case):
     searcher, given = case
     with pytest.raises(InputError, match=message) as caught:
         searcher.start(given)
     assert "\n" not in str(caught.value)
 
 
-def test_a_mixture_is_never_below_its_criteria_in_search_score():
+def test_mixture_proposes_the_masks_of_its_saliencies_first():
     searcher = OptunaSearch("tpe", "mixture", densities=True)
     searcher.start(on(saliencies=SALIENCIES))
     scorer = Planted(0.1, space=NETWORK)
@@ -342,7 +342,7 @@ def test_a_mixture_is_never_below_its_criteria_in_search_score():
     assert found[:2] == alone
 
 
-def test_proposals_come_from_nowhere():
+def test_proposals_of_optuna_search_have_no_threshold():
     searcher = OptunaSearch("random")
     searcher.start(problem())
     [proposal] = searcher.ask()

@@ -1,4 +1,4 @@
-"""Searches that share a study of a storage: each learns from the trials of all, and none from one twice."""
+"""Optuna searches that share a stored study: each learns from the trials of all searches, and from no trial twice."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 
 SHARED = {"storage": "sqlite:///studies.db", "study": "all"}
-SHARING = [name for name, known in SAMPLERS.items() if not known.unshared]
+SHARING = [name for name, sampler in SAMPLERS.items() if not sampler.unshared]
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def planted(**settings):
     return Planted(0.1, space=NETWORK, **settings)
 
 
-def known(searcher):
+def trials_of(searcher):
     return [(trial.state.name, trial.values, trial.params) for trial in searcher.state.study.trials]
 
 
@@ -50,13 +50,13 @@ def stored(url):
 
 class TestSharing:
     @pytest.mark.parametrize("sampler", SHARING)
-    def test_trials_of_one_are_known_to_the_other_before_its_next_ask(self, sampler, url):
+    def test_each_search_reads_the_other_searches_trials_before_its_next_proposal(self, sampler, url):
         one, other = joined(url, 1, sampler), joined(url, 2, sampler)
         scorer = planted(nan_every=4)
         for steps, batch in ((2, 1), (1, 3), (3, 1)):
             for searcher in (one, other):
                 drive(searcher, scorer, steps, batch)
-                assert sorted(map(repr, known(searcher))) == sorted(map(repr, stored(url)))
+                assert sorted(map(repr, trials_of(searcher))) == sorted(map(repr, stored(url)))
         study = optuna.load_study(study_name="all", storage=url)
         assert Counter(trial.user_attrs["seed"] for trial in study.trials) == {1: 8, 2: 8}
         assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
@@ -64,18 +64,18 @@ class TestSharing:
         assert len(stored(url)) == 16, "a proposal that waits for its score is in the study"
 
     @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
-    def test_samplers_learn_from_what_others_have_scored(self, sampler, tmp_path):
+    def test_tpe_and_gp_learn_from_trials_of_other_searches(self, sampler, tmp_path):
         paths = []
         for sign in (1, -1):
             url = f"sqlite:///{tmp_path}/{sign}.db"
             one, other = joined(url, 1, sampler), joined(url, 2, sampler)
-            for number in range(9):  # fewer than TPE and GP begin to learn with, so these points are the same
+            for number in range(9):  # fewer trials than TPE and GP begin to learn with, so these points are the same
                 [proposal] = one.ask()
                 one.tell([proposal], [Score(sign * number)])
             paths.append(path_of(drive(other, planted(), 6)))
         assert (paths[0] == paths[1]) == (sampler in ("random", "qmc"))
 
-    def test_a_search_that_shares_proposes_otherwise_than_one_that_does_not(self, url):
+    def test_shared_study_changes_the_proposals_of_a_search(self, url):
         alone = joined(url.replace("studies", "alone"), 2)
         expected = path_of(drive(alone, planted(), 15))
         one, other = joined(url, 1), joined(url, 2)
@@ -84,7 +84,7 @@ class TestSharing:
         assert len(set(found) & set(expected)) <= len(other._points.starts)
 
     @pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
-    def test_populations_are_of_all(self, sampler, url):
+    def test_nsga_population_counts_the_trials_of_all_searches(self, sampler, url):
         searchers, scorer = [joined(url, seed, sampler) for seed in (1, 2)], planted()
         for searcher in searchers:
             drive(searcher, scorer, 27)
@@ -94,7 +94,7 @@ class TestSharing:
         ]
         assert generations == [0] * 50 + [1] * 4
 
-    def test_a_start_is_scored_by_one_and_points_are_the_same_masks_for_all(self, url):
+    def test_only_the_first_search_scores_the_starts_and_points_give_the_same_masks(self, url):
         given = on(saliencies=SALIENCIES)
         searchers = [joined(url, seed, "random", given, parametrisation="mixture") for seed in (1, 2)]
         hashes = [path_of(drive(searcher, planted(), 2)) for searcher in searchers]
@@ -104,15 +104,15 @@ class TestSharing:
         point[::2] = 0.25
         assert blocks[0]._points.mask(point, 0) == blocks[1]._points.mask(point, 0)
 
-    def test_costs_are_shared_too(self, url):
+    def test_shared_study_holds_the_costs_of_all_searches(self, url):
         one, other = (joined(url, seed, "tpe", on(cost="units", density=1.0)) for seed in (1, 2))
         for searcher in (one, other, one):
             drive(searcher, planted(), 9)
         assert {state for state, *_ in stored(url)} == {"COMPLETE"}
-        assert sorted(map(repr, known(one))) == sorted(map(repr, stored(url)))
+        assert sorted(map(repr, trials_of(one))) == sorted(map(repr, stored(url)))
         assert optuna.load_study(study_name="all", storage=url).metric_names == ["score", "cost"]
 
-    def test_two_processes_at_once(self, url):
+    def test_two_processes_share_a_study_at_once(self, url):
         script = (
             "import sys; from masksearch.searchers.optuna.optuna_search import OptunaSearch\n"
             "from masksearch.testing.planted_problem import Planted, drive, problem\n"
@@ -129,36 +129,36 @@ class TestSharing:
 
 class TestResume:
     @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-    def test_a_killed_search_keeps_its_past_and_takes_in_what_came_since(self, sampler, url, tmp_path):
+    def test_resumed_search_keeps_its_past_trials_and_adds_later_stored_trials(self, sampler, url, tmp_path):
         scorer = planted(nan_every=5)
         one, other = joined(url, 1, sampler), joined(url, 2, sampler)
         drive(one, scorer, 4)
         drive(other, scorer, 5)
         drive(one, scorer, 3)
         save_tree(tmp_path / "state", one.state_dict())
-        past = known(one)
-        drive(one, scorer, 2)  # lost to the state, and there
+        past = trials_of(one)
+        drive(one, scorer, 2)  # not in the saved state, but in the storage
         drive(other, scorer, 3)
-        taken_up = joined(url, 1, sampler)
-        taken_up.load_state_dict(load_tree(tmp_path / "state"))
-        assert repr(known(taken_up)) == repr(past)
-        drive(taken_up, scorer, 1)
-        assert repr(known(taken_up)[: len(past)]) == repr(past)
+        resumed = joined(url, 1, sampler)
+        resumed.load_state_dict(load_tree(tmp_path / "state"))
+        assert repr(trials_of(resumed)) == repr(past)
+        drive(resumed, scorer, 1)
+        assert repr(trials_of(resumed)[: len(past)]) == repr(past)
         assert len(past) == 12
-        assert taken_up.metrics() == {"foreign_trials": 5 + 3}, "its own that it has forgotten are not of others"
-        assert sorted(map(repr, known(taken_up))) == sorted(map(repr, stored(url)))
+        assert resumed.metrics() == {"foreign_trials": 5 + 3}, "its own trials that the state has not are not foreign"
+        assert sorted(map(repr, trials_of(resumed))) == sorted(map(repr, stored(url)))
         assert len(stored(url)) == 18
 
-    def test_one_that_is_taken_up_proposes_as_if_it_had_gone_on_if_nothing_came_since(self, url, tmp_path):
+    def test_resumed_search_without_new_stored_trials_makes_the_same_proposals(self, url, tmp_path):
         one, other = joined(url, 1), joined(url, 2)
         for searcher in (one, other, one):
             drive(searcher, planted(), 7)
         save_tree(tmp_path / "state", one.state_dict())
-        taken_up = joined(url, 1)
-        taken_up.load_state_dict(load_tree(tmp_path / "state"))
-        assert path_of(taken_up.ask(3)) == path_of(one.ask(3))
+        resumed = joined(url, 1)
+        resumed.load_state_dict(load_tree(tmp_path / "state"))
+        assert path_of(resumed.ask(3)) == path_of(one.ask(3))
 
-    def test_the_loop_goes_on_and_a_history_holds_what_its_own_search_scored(self, url, tmp_path):
+    def test_history_of_a_resumed_search_holds_only_trials_of_that_search(self, url, tmp_path):
         class Stop(Exception):  # noqa: N818
             pass
 
@@ -179,16 +179,19 @@ class TestResume:
             history = run(1)
         assert len(history) == 10
         counts = Counter(t.user_attrs["seed"] for t in optuna.load_study(study_name="all", storage=url).trials)
-        assert counts == {1: 11, 2: 10}  # the one scored after the last checkpoint is there, and not in the history
+        assert counts == {
+            1: 11,
+            2: 10,
+        }  # the trial scored after the last checkpoint is in the study, and not in the history
 
-    def test_a_storage_that_lost_its_trials_is_refused(self, url):
+    def test_resuming_with_a_storage_without_the_trials_raises_input_error(self, url):
         one = joined(url, 1)
         drive(one, planted(), 3)
         elsewhere = joined(url.replace("studies", "others"), 1)
         with pytest.raises(InputError, match="is another study than the one with 3 trials"):
             elsewhere.load_state_dict(one.state_dict())
 
-    def test_a_storage_that_fails_is_an_error_of_one_line(self, url):
+    def test_failing_storage_raises_input_error(self, url):
         one = joined(url, 1)
         drive(one, planted(), 3)
         Path(url.removeprefix("sqlite:///")).unlink()
@@ -196,8 +199,8 @@ class TestResume:
             drive(one, planted(), 3)
         assert "\n" not in str(caught.value)
 
-    def test_a_study_made_anew_is_another_one(self, url):
-        """Also where the storage gives its ids again."""
+    def test_deleted_study_raises_input_error_and_its_successor_cannot_resume_the_search(self, url):
+        """Also where the storage gives the deleted study's id to the new study."""
         one = joined(url, 1)
         drive(one, planted(), 3)
         state = one.state_dict()
@@ -210,14 +213,14 @@ class TestResume:
             joined(url, 1).load_state_dict(state)
 
     @pytest.mark.parametrize("sampler", SHARING)
-    def test_starts_that_a_killed_search_has_forgotten_come_again(self, sampler, url):
+    def test_killed_search_without_a_saved_state_proposes_its_starts_again(self, sampler, url):
         given = on(saliencies=SALIENCIES)  # each alone, and their sum
         paths = [path_of(drive(joined(url, 1, sampler, given, parametrisation="mixture"), planted(), 3)) for _ in "ab"]
         assert paths[0] == paths[1]
         assert len(stored(url)) == 6
 
-    def test_a_seed_may_be_of_numpy(self, url):
-        """It goes into the storage, which takes plain numbers alone."""
+    def test_numpy_integer_seed_is_stored(self, url):
+        """The storage takes only plain numbers."""
         drive(joined(url, np.int64(1)), planted(), 2)
         assert len(joined(url, 2).state.shared.new_trials()) == 2
 
@@ -236,7 +239,7 @@ OTHERS = {
 
 class TestErrors:
     @pytest.mark.parametrize(("message", "differing"), OTHERS.items(), ids=OTHERS)
-    def test_a_study_of_other_searches_is_refused_before_any_ask(self, message, differing, url):
+    def test_joining_a_study_of_different_searches_raises_input_error_at_start(self, message, differing, url):
         joined(url, 1, given=on())
         with pytest.raises(
             InputError, match=f"study: 'all' in the storage belongs to other searches: .*{message}"
@@ -244,19 +247,20 @@ class TestErrors:
             joined(url, 2, **{"given": on(), **differing})
         assert "\n" not in str(caught.value)
 
-    def test_the_order_of_saliencies_counts_since_the_first_one_ranks(self, url):
+    def test_joining_a_study_with_saliencies_in_another_order_raises_input_error(self, url):
         one, other = ranked(), ranked().flip(0)
+        # The first saliency ranks.
         joined(url, 1, given=on(saliencies={"one": one, "other": other}))
         with pytest.raises(InputError, match=r"its saliencies is one .*, other .*, and this search has other .*, one "):
             joined(url, 2, given=on(saliencies={"other": other, "one": one}))
 
-    def test_a_study_of_other_programs_is_refused(self, url):
+    def test_joining_a_study_of_another_program_raises_input_error(self, url):
         study = optuna.create_study(study_name="all", storage=url)
         study.add_trial(optuna.create_trial(value=1.0))
         with pytest.raises(InputError, match="'all' in the storage was not made by a search of masksearch"):
             joined(url, 1)
 
-    def test_a_trial_of_other_programs_in_it_is_an_error(self, url):
+    def test_trial_of_another_program_in_the_study_raises_input_error(self, url):
         searcher = joined(url, 1)
         optuna.load_study(study_name="all", storage=url).add_trial(optuna.create_trial(value=1.0))
         with pytest.raises(InputError, match="study: its trial 0 has other parameters"):
@@ -270,8 +274,8 @@ class TestErrors:
             "cmaes can't share a study .*; random, tpe, gp, qmc, nsga2, nsga3 can": {**SHARED, "sampler": "cmaes"},
         }.items(),
     )
-    def test_what_can_not_be_shared_is_refused(self, message, settings):
-        OptunaSearch(**{**settings, "study": None})  # alone it is fine
+    def test_search_that_cannot_share_a_study_raises_input_error(self, message, settings):
+        OptunaSearch(**{**settings, "study": None})  # valid without a shared study
         with pytest.raises(InputError, match=message) as caught:
             OptunaSearch(**settings)
         assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Searchers that learn from many masks: what estimation of distribution and evolution promise beyond the contract."""
+"""EDA (estimation of distribution) and evolution: behaviour beyond the contract of searchers."""
 
 import math
 from collections import Counter
@@ -31,13 +31,13 @@ every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
 both = pytest.mark.parametrize("make", [lambda: EDA(generation=10, elites=3), lambda: Evolution(population=6)])
 
 
-def test_they_are_in_the_catalogue():
+def test_eda_and_evolution_are_in_the_catalogue():
     assert SEARCHERS["eda"] is EDA
     assert SEARCHERS["evolution"] is Evolution
 
 
 @every
-def test_other_settings_keep_the_contract_too(make, tmp_path):
+def test_eda_and_evolution_keep_the_contract_with_other_settings(make, tmp_path):
     for density in (2 / 60, 0.9, 1.0):
         contract.check_density(make, density, batch=3)
     contract.check_state_round_trip(make, tmp_path, batch=3)
@@ -48,7 +48,7 @@ def test_other_settings_keep_the_contract_too(make, tmp_path):
 
 @every
 @pytest.mark.parametrize("on_empty", ["keep_one", "raise"])
-def test_no_layer_is_emptied_also_without_a_start(make, on_empty):
+def test_eda_and_evolution_empty_no_layer_without_a_start(make, on_empty):
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 3), 3) for i in range(4))])
     searcher = make()
     searcher.start(problem(density=10 / 72, on_empty=on_empty, space=space))
@@ -65,7 +65,7 @@ def filters():
 
 @both
 @pytest.mark.parametrize("hold", ["params", "macs"])
-def test_no_mask_costs_more_than_a_density_held_in_parameters_or_macs(make, hold, filters):
+def test_eda_and_evolution_keep_the_budget_of_params_or_macs(make, hold, filters):
     searcher = make()
     searcher.start(Problem(filters, 0.4, Budget(200), 0, on_empty="keep_one", hold=hold))
     proposals = drive(searcher, Planted(0.5, space=filters), 200)
@@ -80,8 +80,8 @@ def test_no_mask_costs_more_than_a_density_held_in_parameters_or_macs(make, hold
 
 @both
 @pytest.mark.parametrize("batch", [1, 4])
-def test_scores_below_the_threshold_teach_nothing(make, batch):
-    """A search whose scorer stops at every threshold is the search whose scorer never does."""
+def test_scores_below_the_threshold_do_not_change_the_search(make, batch):
+    """A search with a scorer that stops at thresholds equals a search with a scorer that does not."""
 
     class Stopping(Planted):
         def _score(self, proposal):
@@ -100,7 +100,7 @@ def test_scores_below_the_threshold_teach_nothing(make, batch):
 
 
 @both
-def test_they_find_a_planted_mask_and_random_search_does_not(make):
+def test_eda_and_evolution_find_a_planted_mask_and_random_search_does_not(make):
     def best(searcher):
         scorer = Planted()
         searcher.start(problem(scorings=1500))
@@ -128,14 +128,14 @@ BAD = [
 
 
 @pytest.mark.parametrize(("kind", "settings"), BAD)
-def test_bad_settings_are_errors_of_one_line(kind, settings):
+def test_wrong_settings_of_eda_and_evolution_raise_input_error(kind, settings):
     with pytest.raises(InputError, match=kind.__name__.lower()) as caught:
         kind(**settings)
     assert "\n" not in str(caught.value)
 
 
 class TestEDA:
-    def test_units_are_kept_as_often_as_their_probabilities_say(self):
+    def test_eda_keeps_units_with_the_given_probabilities(self):
         """Pareto sampling's shares are nearly exact; those of Gumbel-top-k on the same logits are not."""
         probabilities = torch.linspace(0.02, 0.98, 60, dtype=torch.float64)
         searcher = EDA(generation=4000)
@@ -150,7 +150,7 @@ class TestEDA:
         gumbel = torch.zeros(4000, 60, dtype=torch.float64).scatter_(1, ranked, 1.0).mean(0)
         assert (gumbel - probabilities).abs().max() > 2 * error
 
-    def test_probabilities_move_by_the_rate_towards_the_elites(self):
+    def test_probabilities_of_eda_move_by_the_rate_towards_the_elites(self):
         searcher = EDA(generation=10, elites=3, rate=0.25, margin=0.5)
         searcher.start(problem())
         assert torch.allclose(searcher.state.probabilities, torch.tensor(0.3, dtype=torch.float64))
@@ -162,7 +162,7 @@ class TestEDA:
         assert searcher.metrics()["generation"] == 1
         assert searcher.state.probabilities.sum() == pytest.approx(18)
 
-    def test_a_generation_without_scores_teaches_nothing(self):
+    def test_generation_of_nan_scores_leaves_probabilities_unchanged(self):
         searcher = EDA(generation=10, elites=3, rate=1.0)
         searcher.start(problem())
         before = searcher.state.probabilities.clone()
@@ -170,7 +170,7 @@ class TestEDA:
         assert torch.equal(searcher.state.probabilities, before)
         assert searcher.metrics()["generation"] == 1
 
-    def test_no_probability_comes_nearer_to_0_or_1_than_the_margin(self):
+    def test_probabilities_of_eda_stay_within_the_margin(self):
         searcher = EDA(generation=4, elites=1, rate=1.0, margin=0.3)
         searcher.start(problem())
         entropies = []
@@ -181,7 +181,7 @@ class TestEDA:
         assert searcher.state.probabilities.max() == pytest.approx(1 - 0.3 / 60)
         assert entropies[-1] < 0.2 * entropies[0]
 
-    def test_short_budgets_are_learned_from_faster(self):
+    def test_learning_rate_of_eda_is_higher_for_short_budgets(self):
         rates = []
         for budget in (Budget(100), Budget(10_000), Budget(100_000), Budget(seconds=1.0)):
             searcher = EDA()
@@ -189,7 +189,7 @@ class TestEDA:
             rates.append(searcher._rate)
         assert rates == [0.5, 40 * 50 / 10_000, 40 * 50 / 100_000, 0.1]
 
-    def test_a_warm_start_is_scored_first_and_believed_to_the_trusted_share(self):
+    def test_eda_proposes_the_start_first_and_trust_sets_the_overlap_with_the_start(self):
         start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
         shared = []
         for trust in (0.0, 0.5, 1.0):
@@ -200,7 +200,7 @@ class TestEDA:
             shared.append(np.mean([int((p.mask.bits & start.bits).sum()) for p in others]) / 18)
         assert shared == pytest.approx([0.3, 0.65, 1.0], abs=0.05)
 
-    def test_a_saliency_by_name_ranks_the_first_masks(self):
+    def test_named_saliency_sets_the_first_probabilities_of_eda(self):
         saliency = torch.randn(60, generator=torch.Generator().manual_seed(1))
         given = replace(problem(), saliencies={"snip": saliency, "other": -saliency})
         searcher = EDA(saliency="snip", trust=1.0)
@@ -213,7 +213,7 @@ class TestEDA:
         with pytest.raises(InputError, match="did you mean 'snip'"):
             searcher.start(given)
 
-    def test_densities_per_layer_are_held(self):
+    def test_eda_keeps_given_layer_densities(self):
         searcher = EDA(generation=10, elites=3)
         searcher.start(problem(density={"first": 0.25, "second": 0.5}))
         for proposal in drive(searcher, Planted(), 40):
@@ -227,18 +227,18 @@ def _evolved(searcher, steps=60, start=None, **saliencies):
 
 
 class TestEvolution:
-    def test_it_begins_with_what_is_known_and_with_swaps_of_it(self):
+    def test_evolution_begins_with_start_saliency_mask_and_swaps_of_both(self):
         start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
         saliency = torch.randn(60, generator=torch.Generator().manual_seed(1))
         searcher = Evolution(population=12)
         searcher.start(replace(problem(start=start), saliencies={"snip": saliency}))
         first, second, *others = searcher.ask(12)
-        known = [start, SPACE.top_k(saliency, 0.3)]
-        assert [first.mask, second.mask] == known
-        assert {proposal.base for proposal in others} == set(known)
+        given = [start, SPACE.top_k(saliency, 0.3)]
+        assert [first.mask, second.mask] == given
+        assert {proposal.base for proposal in others} == set(given)
         assert all(0 < len(proposal.move) <= 4 for proposal in others)  # at most 0.1 of the largest swap, of 18
 
-    def test_parents_are_the_better_of_two_and_a_child_takes_the_lesser_ones_place(self):
+    def test_child_replaces_the_worse_of_two_members_and_the_better_is_the_parent(self):
         searcher = _evolved(Evolution(population=6))
         scorer = Planted()
         for _ in range(100):
@@ -257,9 +257,9 @@ class TestEvolution:
                 assert now[proposal.mask] == score.value
 
     @pytest.mark.parametrize("by_layer", [0.0, 1.0])
-    def test_a_crossed_mask_keeps_what_both_keep_and_nothing_that_neither_does(self, by_layer):
+    def test_crossed_mask_agrees_with_the_parents_where_the_parents_agree(self, by_layer):
         searcher = _evolved(Evolution(population=6, by_layer=by_layer), 6)
-        taken = []
+        exchanged = []
         for _ in range(200):
             base, other = (searcher.state.members[i] for i in searcher.state.rng.choice(6, 2, replace=False))
             move = searcher._crossed(base, other)
@@ -269,10 +269,10 @@ class TestEvolution:
             assert (other.bits[move.regrown] & ~other.bits[move.dropped]).all()
             assert child not in (base.mask, other.mask) or not len(move)
             if len(move):
-                taken.append(len(move) / base.mask.hamming(other.mask))
-        assert np.mean(taken) == pytest.approx(0.45, abs=0.1)
+                exchanged.append(len(move) / base.mask.hamming(other.mask))
+        assert np.mean(exchanged) == pytest.approx(0.45, abs=0.1)
 
-    def test_a_layer_is_exchanged_as_one(self):
+    def test_crossover_by_layer_exchanges_whole_layers(self):
         searcher = _evolved(Evolution(population=6, by_layer=1.0), 6)
         single = 0
         for _ in range(50):
@@ -280,7 +280,7 @@ class TestEvolution:
             single += len(set(SPACE.layer_of(np.concatenate([move.dropped, move.regrown])))) == 1
         assert single > 10
 
-    def test_within_layers_a_mutation_keeps_their_densities(self):
+    def test_mutation_within_layers_keeps_layer_densities(self):
         searcher = _evolved(Evolution(population=6, within=1.0, radius_most=0.5), 6)
         for member in searcher.state.members:
             for _ in range(50):
@@ -291,7 +291,7 @@ class TestEvolution:
                 assert not (member.bits[move.regrown] | ~member.bits[move.dropped]).any()
                 assert (member.kept_after(move) == member.kept).all()
 
-    def test_the_radius_follows_its_power_law(self):
+    def test_radius_of_mutations_follows_a_power_law(self):
         searcher = _evolved(Evolution(radius_most=0.5), 1)
         counts = Counter(searcher._radius(200) for _ in range(20_000))
         assert set(counts) == set(range(1, 101))
@@ -301,7 +301,7 @@ class TestEvolution:
             assert counts[radius] / 20_000 == pytest.approx(share, abs=0.012)
 
     @pytest.mark.parametrize(("kept", "wanted"), [(5, 3), (5, 5), (300, 2), (300, 299)])
-    def test_units_are_drawn_evenly_and_without_repeats(self, kept, wanted):
+    def test_evolution_draws_units_evenly_and_without_repeats(self, kept, wanted):
         space = MaskSpace([("only", (1, 400), 400)])
         units = np.random.default_rng(0).choice(400, kept, replace=False)
         bits = Mask.of_units(space, units).bits.numpy()
@@ -317,7 +317,7 @@ class TestEvolution:
         assert np.abs(counts[bits] / 600 - share).max() <= 5 * spread
 
     @pytest.mark.parametrize("by_layer", [0.0, 1.0])
-    def test_densities_per_layer_are_crossed_too(self, by_layer):
+    def test_crossover_keeps_given_layer_densities(self, by_layer):
         searcher = Evolution(population=6, by_layer=by_layer)
         searcher.start(problem(density={"first": 0.25, "second": 0.5}))
         drive(searcher, Planted(), 6)

@@ -1,4 +1,4 @@
-"""Every searcher keeps the contract."""
+"""Every searcher keeps the contract: densities, radii, states, NaN scores, bounds, starts and empty layers."""
 
 import json
 import subprocess
@@ -44,16 +44,16 @@ LATE = {"annealing", "random_search", "eda", "evolution"} | {
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "optuna_gp"])  # a minute
-def test_scores_may_come_late_where_a_searcher_says_so(name):
+def test_only_some_searchers_support_late_scores(name):
     assert contract.check_late_scores(SEARCHERS[name]) == (name in LATE)
 
 
-def test_chains_take_scores_late():
+def test_annealing_with_chains_supports_late_scores():
     assert contract.check_late_scores(MAKES["annealing, chains"])
 
 
 @every
-def test_so_have_batches(make):
+def test_batches_have_the_exact_density_and_at_most_n_proposals(make):
     contract.check_density(make, batch=5)
     contract.check_batches(make)
 
@@ -64,63 +64,63 @@ def test_proposals_stay_within_the_radius(make):
 
 
 @every
-def test_arguments_and_the_global_random_state_stay_as_they_are(make):
+def test_searchers_leave_arguments_and_global_random_state_unchanged(make):
     contract.check_arguments_unmodified(make)
 
 
 @every
-def test_same_seed_same_path_other_seed_other_path(make):
+def test_same_seed_gives_the_same_path_and_another_seed_another_path(make):
     contract.check_same_seed_same_path(make)
 
 
 @every
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_state_from_a_file_continues_the_same_path(make, batch, tmp_path):
+def test_searcher_restored_from_a_file_continues_the_same_path(make, batch, tmp_path):
     assert contract.check_state_round_trip(make, tmp_path, batch)
 
 
 @every
-def test_a_state_is_a_snapshot(make):
+def test_saved_state_does_not_change_while_the_search_continues(make):
     contract.check_state_is_a_snapshot(make)
 
 
 @every
-def test_nan_is_survived_and_never_stood_on(make):
+def test_search_goes_on_after_nan_scores_and_never_accepts_a_mask_with_nan(make):
     contract.check_nan(make)
     contract.check_recovers_from_an_unscorable_start(make)
 
 
 @every
-def test_bounds_are_no_values(make):
+def test_searchers_reject_masks_with_upper_bounds_in_place_of_scores(make):
     contract.check_bounds(make)
 
 
 @every
-def test_warm_starts_are_honoured(make):
+def test_search_begins_at_a_start_mask(make):
     assert contract.check_warm_start(make)
 
 
 @every
 @pytest.mark.parametrize("density", [2 / 60, 59 / 60, 1.0])
-def test_searches_end_at_extreme_densities(make, density):
+def test_proposals_keep_extreme_densities(make, density):
     contract.check_ends(make, density)
 
 
 @every
 @pytest.mark.parametrize("on_empty", ["allow", "keep_one", "raise"])
-def test_layers_are_emptied_only_where_that_is_allowed(make, on_empty):
+def test_layers_are_emptied_only_with_on_empty_allow(make, on_empty):
     emptied = contract.check_empty_layers(make, on_empty)
-    if not make().refuses_problems:  # those choose the layers' densities, and may choose none of 0
+    if not make().refuses_problems:  # searchers of layer densities may choose no density of 0
         assert emptied == (on_empty == "allow" and getattr(make(), "scope", "global") == "global")
 
 
 @every
-def test_densities_per_layer_are_held_or_refused(make):
+def test_searchers_keep_layer_densities_or_refuse_them(make):
     assert contract.check_layer_densities(make) != (isinstance(make(), ThesisAnnealing) or make().refuses_problems)
 
 
 @pytest.mark.parametrize("chains", [1, 3])
-def test_densities_alone_keep_the_contract_too(chains, tmp_path):
+def test_annealing_of_densities_keeps_the_contract(chains, tmp_path):
     def make():
         return Annealing(densities=True, chains=chains)
 
@@ -141,7 +141,7 @@ def test_densities_alone_keep_the_contract_too(chains, tmp_path):
     assert not contract.check_layer_densities(make)
 
 
-def test_the_same_paths_in_a_fresh_process():
+def test_paths_are_the_same_in_a_fresh_process():
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "from masksearch.testing import check_searchers as c\nfrom masksearch.searchers import SEARCHERS\n"
@@ -155,44 +155,44 @@ def test_the_same_paths_in_a_fresh_process():
 
 
 class TestContract:
-    """Checks that can't fail say nothing: searchers that break one promise each."""
+    """Every check of the contract fails for a searcher that breaks it."""
 
-    def test_a_searcher_that_forgets_its_generator_is_caught(self, tmp_path):
-        class Forgetful(RandomSearch):
+    def test_check_of_saved_states_fails_without_the_generator(self, tmp_path):
+        class WithoutGenerator(RandomSearch):
             def state_dict(self):
                 return {**super().state_dict(), "generator": torch.Generator().get_state()}
 
         with pytest.raises(AssertionError):
-            contract.check_state_round_trip(Forgetful, tmp_path)
+            contract.check_state_round_trip(WithoutGenerator, tmp_path)
 
-    def test_a_searcher_that_believes_bounds_is_caught(self):
-        class Gullible(Annealing):
+    def test_check_of_bounds_fails_if_bounds_count_as_scores(self):
+        class BoundsAsScores(Annealing):
             def tell(self, proposals, scores):
                 super().tell(proposals, [Score(score.value) for score in scores])
 
         with pytest.raises(AssertionError):
-            contract.check_bounds(Gullible)
+            contract.check_bounds(BoundsAsScores)
 
-    def test_a_searcher_with_the_wrong_density_is_caught(self):
-        class Fat(RandomSearch):
+    def test_check_of_density_fails_at_a_wrong_density(self):
+        class TooDense(RandomSearch):
             def ask(self, n=1):
                 self.problem = problem(density=0.4)
                 return super().ask(n)
 
         with pytest.raises(AssertionError):
-            contract.check_density(Fat)
+            contract.check_density(TooDense)
 
-    def test_a_searcher_that_draws_from_the_global_state_is_caught(self):
-        class Global(RandomSearch):
+    def test_check_of_arguments_fails_if_the_global_random_state_changes(self):
+        class GlobalRandomState(RandomSearch):
             def start(self, problem):
                 super().start(problem)
                 self.generator = torch.default_generator
 
         with pytest.raises(AssertionError, match="global random state"):
-            contract.check_arguments_unmodified(Global)
+            contract.check_arguments_unmodified(GlobalRandomState)
 
 
-def test_random_search_checks_its_scope_and_keeps_its_quotas():
+def test_random_search_rejects_an_unknown_scope_and_keeps_erk_quotas():
     with pytest.raises(InputError, match="did you mean 'layerwise'"):
         RandomSearch("layerwis")
     searcher = RandomSearch("erk")
@@ -202,7 +202,7 @@ def test_random_search_checks_its_scope_and_keeps_its_quotas():
 
 
 class UniformSearch(Searcher):
-    """A whole searcher: random masks, independent of all scores."""
+    """A complete searcher of two methods: random masks, independent of all scores."""
 
     def ask(self, n=1):
         return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
@@ -212,14 +212,14 @@ class UniformSearch(Searcher):
 
 
 class TestSearcherOfTwoMethods:
-    def test_it_keeps_the_contract(self):
+    def test_searcher_of_ask_and_tell_keeps_the_contract(self):
         check_searcher(UniformSearch)
         assert not contract.check_warm_start(UniformSearch)  # it may ignore the start
 
-    def test_its_generator_is_all_its_state(self, tmp_path):
+    def test_searcher_of_ask_and_tell_resumes_from_its_generator(self, tmp_path):
         assert contract.check_state_round_trip(UniformSearch, tmp_path)
 
-    def test_a_searcher_with_other_attributes_cannot_be_resumed_and_says_so(self, tmp_path):
+    def test_state_dict_of_a_searcher_with_attributes_outside_of_state_raises_input_error(self, tmp_path):
         class Counting(UniformSearch):
             def tell(self, proposals, scores):
                 self.told = len(proposals)
@@ -250,7 +250,7 @@ class OfAllKinds:
     nested: list[Nested]
 
 
-def test_a_state_of_all_kinds_of_values_goes_through_a_file(tmp_path):
+def test_state_with_every_type_of_value_round_trips_through_a_file(tmp_path):
     mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
 
     def fresh():
@@ -272,7 +272,7 @@ def test_a_state_of_all_kinds_of_values_goes_through_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("make", [Annealing, RandomSearch, UniformSearch])
-def test_a_state_of_another_version_is_refused_in_one_sentence(make):
+def test_state_of_another_version_raises_input_error(make):
     searcher = make()
     searcher.start(problem())
     old = {"rng": 1, "scalars": {}}

@@ -1,4 +1,4 @@
-"""The thesis' variant counts as the thesis does."""
+"""Annealing as in the thesis: its schedules, acceptance, running mean and tabu memory."""
 
 import itertools
 import math
@@ -18,10 +18,10 @@ from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
 
 
 class TestThesis:
-    """Numbers of the thesis, and its rules derived once more from its text."""
+    """Numbers from the thesis, and its rules derived again from its text."""
 
     @pytest.mark.parametrize(("variant", "levels"), [("mlp", 1450), ("cnn", 1000)])
-    def test_scorings_and_schedules(self, variant, levels):
+    def test_schedules_and_number_of_scorings_equal_the_thesis(self, variant, levels):
         # By its text: h0 = ones, x .99 a level, up to .75 of the last peak once below half of it; T x .999 or .995;
         # 1 or 2 scorings a level, x 1.005 up to 50 or 10.
         temperature, cooling, iterations, most = {
@@ -29,14 +29,14 @@ class TestThesis:
             "cnn": (0.005, 0.995, 2.0, 10),
         }[variant]
         space = MaskSpace([("only", (30, 20), 600)])
-        searcher = replace(getattr(ThesisAnnealing, variant)(), memory=1, tries=1)  # what is known plays no part
+        searcher = replace(getattr(ThesisAnnealing, variant)(), memory=1, tries=1)  # tabu memory plays no part
         searcher.start(problem(density=0.5, scorings=10**6, space=space))
         radius = peak = 300
         total = 0
         for _ in range(levels):
-            told = searcher.metrics()
-            assert told["radius"] == radius
-            assert told["temperature"] == pytest.approx(temperature)
+            metrics = searcher.metrics()
+            assert metrics["radius"] == radius
+            assert metrics["temperature"] == pytest.approx(temperature)
             for _ in range(int(iterations)):
                 [proposal] = searcher.ask(5)
                 assert len(proposal.dropped) == radius
@@ -50,8 +50,8 @@ class TestThesis:
         assert searcher.ask() == []
         assert total == 42_706 if variant == "mlp" else abs(total - 8_200) < 50
 
-    def test_the_mlp_variant_compares_with_its_start_value_for_139_levels(self):
-        """One scoring a level, and `a` carried over as it stood before it: everything above 5 % is accepted."""
+    def test_mlp_variant_compares_scores_with_the_initial_mean_for_139_levels(self):
+        """With a scoring per level and `a` of before that scoring, every score above 5 % is accepted."""
         searcher = ThesisAnnealing.mlp()
         searcher.start(problem(scorings=10**6))
         means = []
@@ -61,13 +61,13 @@ class TestThesis:
             before = searcher.incumbent
             searcher.tell([proposal], [Score(0.4)])
             assert searcher.incumbent is proposal.mask is not before
-        # from level 139 on there are two scorings a level: the second one sees the first
+        # from level 139 on, there are two scorings per level, and the first counts in the second
         assert means[:140] == pytest.approx([5.0] * 140)
         assert means[140] == pytest.approx((5 + 40) / 2)
 
     @pytest.mark.parametrize(("variant", "carry"), [("mlp", "before"), ("cnn", "after")])
-    def test_the_running_mean(self, variant, carry):
-        """`a` against a plain loop: the mean of the previous level's `a` and what was accepted in this level."""
+    def test_running_mean_of_accepted_scores_equals_a_plain_loop(self, variant, carry):
+        """`a` is the mean of the previous level's `a` and the scores accepted in this level."""
         searcher = getattr(ThesisAnnealing, variant)()
         searcher.iterations_start = 3
         searcher.start(problem(scorings=10**6))
@@ -86,7 +86,7 @@ class TestThesis:
                     assert searcher.metrics()["current"] == value
             carried = before if carry == "before" else float(np.mean(accepted))
 
-    def test_acceptance_is_exp_of_minus_delta_over_the_temperature(self):
+    def test_acceptance_probability_is_exp_of_minus_loss_over_temperature(self):
         searcher = ThesisAnnealing(10**6, 0.02, 1.0, 1, 1, memory=1, tries=1, known="equal", carry="before")
         searcher.start(problem(scorings=10**6))
         thresholds = []
@@ -96,10 +96,10 @@ class TestThesis:
             searcher.tell([proposal], [Score(-1.0)])
         for loss in (0.005, 0.02, 0.04):  # accuracy 5 % - loss
             assert np.mean(np.array(thresholds) <= 0.05 - loss) == pytest.approx(math.exp(-loss / 0.02), abs=0.03)
-        assert max(thresholds) <= 0.05  # what passes `a` is always accepted
+        assert max(thresholds) <= 0.05  # scores above `a` are always accepted
 
     @pytest.mark.parametrize("known", ["within_radius", "equal"])
-    def test_known_masks_are_redrawn_up_to_so_many_tries(self, known):
+    def test_remembered_masks_are_redrawn_while_new_masks_exist(self, known):
         space = MaskSpace([("only", (1, 7), 7)])
         searcher = ThesisAnnealing(10**6, 0.01, 1.0, 1, 1, memory=5, tries=200, known=known, carry="before")
         searcher.start(problem(density=3 / 7, scorings=10**6, space=space))
@@ -124,16 +124,16 @@ class TestThesis:
             searcher.tell([proposal], [Score(float(rng.choice([-1.0, 1.0])))])
         assert unknown > 20
 
-    def test_the_last_try_is_scored_whatever_it_is(self):
+    def test_last_try_is_proposed_even_if_remembered(self):
         space = MaskSpace([("only", (1, 2), 2)])
         searcher = ThesisAnnealing.cnn()
         searcher.start(problem(density=0.5, scorings=100, space=space))
-        proposals = drive(searcher, Planted(0.5, space=space), 20)  # two masks, both soon known
+        proposals = drive(searcher, Planted(0.5, space=space), 20)  # two masks, both soon remembered
         assert len(proposals) == 20
         assert len({proposal.mask for proposal in proposals}) == 2
 
 
-def test_tabu_distances_against_brute_force():
+def test_tabu_distances_equal_brute_force():
     rng = np.random.default_rng(0)
     mask = SPACE.random(0.4, generator=torch.Generator().manual_seed(0))
     partition, memory, remembered = Partition(mask), TabuMemory.of_size(6, SPACE.n_units), []

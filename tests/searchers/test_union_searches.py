@@ -72,7 +72,7 @@ SEARCHERS = {
 
 @pytest.mark.parametrize("name", SEARCHERS)
 @pytest.mark.parametrize("with_saliency", [False, True])
-def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_saliency):
+def test_searches_of_blocks_heads_and_neurons_keep_the_budget_and_reproduce(case, name, with_saliency):
     model, space, split = case
     amount = Amount(0.6, hold="macs", on_empty="keep_one")
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)} if with_saliency else {}
@@ -84,8 +84,8 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_s
     assert all(space.share(mask, "macs") <= 0.6 for mask in masks)
     assert np.mean([space.share(mask, "macs") for mask in masks]) > 0.5
     kept_blocks = {tuple(mask.bits[:6].tolist()) for mask in masks}
-    if name != "evopress":  # of which only the parents keep their masks
-        assert len(kept_blocks) > 1  # the search gives up blocks, too
+    if name != "evopress":  # only its parents keep masks
+        assert len(kept_blocks) > 1  # the search also removes blocks
     assert [trial.score.value for trial in histories[0].trials] == [trial.score.value for trial in histories[1].trials]
     best = histories[0].best_mask
     small = ms.prune(model, space, best)
@@ -95,17 +95,17 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_s
     assert torch.allclose(small(split.inputs), masked(split.inputs), atol=1e-5)
 
 
-def test_level_switches_find_the_weak_block(case):
+def test_evopress_removes_a_block_and_beats_random_search(case):
     model, space, split = case
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)}
     amount, scorer = Amount(0.7, hold="macs"), ms.Scorer(model, space, split, "distance")
     history = ms.search(space, SEARCHERS["evopress"], scorer, amount, 150, 0, saliencies=saliencies)
-    assert not history.best_mask.bits[:6].all()  # some branch is gone
+    assert not history.best_mask.bits[:6].all()  # some block is removed
     random = ms.search(space, SEARCHERS["random_search"], scorer, amount, 150, 0)
     assert history.best_score > random.best_score
 
 
-def test_other_level_searches_refuse_blocks(case):
+def test_spdy_and_fastnas_refuse_spaces_with_blocks(case):
     model, space, split = case
     for name in ("spdy", "fastnas"):
         with pytest.raises(ms.InputError, match="for blocks evopress"):

@@ -1,4 +1,4 @@
-"""The regression on log widths: proposals, predictions, and less trust in noise than in the best score."""
+"""The regression of scores on log widths: its proposals, and predictions that are robust to noise in the scores."""
 
 import numpy as np
 import torch
@@ -29,13 +29,13 @@ def searched(scorings, noise, seed=0, **settings):
     return searcher, masks, scores
 
 
-def test_without_noise_it_predicts_the_best_candidate():
+def test_width_regression_predicts_the_best_candidate_without_noise():
     searcher, _, scores = searched(20, 0.0, penalty=1e-6)
     assert value(searcher.predicted_best) >= max(scores)
     assert next(iter(searcher.predicted_best.kept_per_layer().values())) > 8
 
 
-def test_with_noise_its_prediction_is_better_than_the_best_seen():
+def test_predicted_best_beats_the_best_scored_mask_under_noise():
     predicted, seen = [], []
     for seed in range(20):
         searcher, masks, scores = searched(12, 0.3, seed)
@@ -44,7 +44,7 @@ def test_with_noise_its_prediction_is_better_than_the_best_seen():
     assert np.mean(predicted) > np.mean(seen) + 0.1
 
 
-def test_candidates_are_not_proposed_twice_and_have_the_density():
+def test_proposals_of_width_regression_differ_and_have_the_density():
     _, masks, _ = searched(60, 0.1)
     assert len({mask.hash for mask in masks}) == 60
     assert all(mask.n_kept == 48 for mask in masks)
@@ -62,7 +62,7 @@ def test_scored_widths_vary_more_than_the_candidates():
     assert spread([searcher.predicted_best]) < spread(masks)
 
 
-def test_before_two_scores_it_predicts_nothing():
+def test_width_regression_without_scores_has_no_predicted_best():
     searcher = WidthRegression()
     searcher.start(Problem(SPACE, 0.5, Budget(5), 0, saliencies=SALIENCY))
     assert searcher.predicted_best is None

@@ -1,4 +1,4 @@
-"""What the tests of the loop search: a space, a scorer that counts its work, and searchers."""
+"""A space, a scorer that records its masks, and searchers, for the tests of the search loop."""
 
 import math
 
@@ -13,7 +13,7 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 class Overlap:
-    """The share of a hidden mask that a mask keeps; every so many-th new mask can't be scored."""
+    """Scores a mask by the share that it keeps of a hidden mask; with ``nan_every``, some masks score NaN."""
 
     def __init__(self, nan_every=0, seconds=0.0):
         self.goal = SPACE.random(0.3, generator=torch.Generator().manual_seed(9)).bits

@@ -1,4 +1,4 @@
-"""Scorers of the tests of several workers: some sleep, die or raise. Workers import them from this module."""
+"""Scorers for the tests of several workers: they sleep, die or raise. Workers import them from this module."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Searches in a folder: on disk they are what they are in memory, and go on after an interruption as if without one."""
+"""Searches in a folder: equal to searches in memory, resumed after interruptions, and continued with larger budgets."""
 
 import json
 import math
@@ -31,7 +31,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("at", [0, 17, 39])
 @pytest.mark.parametrize("often", [True, False], ids=["checkpoints", "no checkpoints"])
-def test_an_interrupted_search_goes_on_to_the_same_end(make, batch, at, often, tmp_path, monkeypatch):
+def test_resumed_search_equals_uninterrupted_search(make, batch, at, often, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0 if often else math.inf)
     options = {"density": 0.3, "budget": 40, "seed": 4, "batch": batch, "on_empty": "allow"}
     whole = search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "whole")
@@ -45,14 +45,14 @@ def test_an_interrupted_search_goes_on_to_the_same_end(make, batch, at, often, t
     scorer = Overlap(nan_every=5)
     parts = search(SPACE, make(), scorer, **options, folder=tmp_path / "parts")
     if often and at > batch:
-        assert len(scorer.scored) <= 40 - (at - at % batch) + batch  # it did go on, and did not begin anew
+        assert len(scorer.scored) <= 40 - (at - at % batch) + batch  # resumed, not started again
     assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
     assert (tmp_path / "parts" / "moves.i32").read_bytes() == (tmp_path / "whole" / "moves.i32").read_bytes()
     assert [trial.mask for trial in parts.top] == [trial.mask for trial in whole.top]
     assert parts.best_so_far()[-1] == whole.best_so_far()[-1]
 
 
-def test_a_finished_search_is_not_done_again(tmp_path):
+def test_finished_search_is_not_repeated(tmp_path):
     first = search(SPACE, Annealing(), Overlap(), 0.3, 30, folder=tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     scorer = Overlap()
@@ -63,14 +63,14 @@ def test_a_finished_search_is_not_done_again(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_folder_makes_no_difference_to_the_search(tmp_path):
+def test_search_in_a_folder_equals_search_in_memory(tmp_path):
     on_disk = search(SPACE, Annealing(), Overlap(), 0.3, 60, folder=tmp_path)
     in_memory = search(SPACE, Annealing(), Overlap(), 0.3, 60)
     assert [trial.mask_hash for trial in on_disk] == [trial.mask_hash for trial in in_memory]
     assert [trial.mask_hash for trial in read_rows(tmp_path)] == [trial.mask_hash for trial in in_memory]
 
 
-def test_the_moves_on_disk_lead_along_the_walk(tmp_path):
+def test_stored_moves_lead_to_the_incumbents(tmp_path):
     seen = []
 
     def look(trial, history, searcher):
@@ -90,36 +90,38 @@ def test_the_moves_on_disk_lead_along_the_walk(tmp_path):
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_so_they_do_where_a_chain_goes_on_from_another_one(batch, tmp_path):
-    class Stood(Annealing):
+def test_stored_moves_of_chains_lead_to_the_incumbents(batch, tmp_path):
+    class RecordsIncumbents(Annealing):
         def tell(self, proposals, scores):
             super().tell(proposals, scores)
-            stood.append(self.incumbent.hash)
+            recorded.append(self.incumbent.hash)
 
-    stood = []
-    search(SPACE, Stood(chains=4), Overlap(), 0.3, 400, seed=1, batch=batch, folder=tmp_path, on_empty="allow")
+    recorded = []
+    search(
+        SPACE, RecordsIncumbents(chains=4), Overlap(), 0.3, 400, seed=1, batch=batch, folder=tmp_path, on_empty="allow"
+    )
     made = dict(incumbents(tmp_path, SPACE, 400))
     rows = rows_of(tmp_path)
     assert any("incumbent" in row for row in rows)
     first = next(row["number"] for row in rows if "move" in row)
-    last = range(len(rows) - 1, first, -batch)  # of every batch, after which the searcher was asked where it stands
-    assert [made[number].hash for number in last] == stood[: -len(last) - 1 : -1]
+    last = range(len(rows) - 1, first, -batch)  # last trials of batches, as the incumbent is read after each
+    assert [made[number].hash for number in last] == recorded[: -len(last) - 1 : -1]
 
 
 @pytest.mark.parametrize("chains", [1, 3])
-def test_moves_are_recognised_by_equal_masks_not_by_objects(chains, tmp_path):
+def test_stored_moves_do_not_depend_on_the_identity_of_mask_objects(chains, tmp_path):
     class Copied(Annealing):
         @property
         def incumbent(self):
             return Mask(SPACE, super().incumbent.bits.clone())
 
-    for name, searcher in (("own", Annealing(chains=chains)), ("copied", Copied(chains=chains))):
+    for name, searcher in (("original", Annealing(chains=chains)), ("copied", Copied(chains=chains))):
         search(SPACE, searcher, Overlap(), 0.3, 200, batch=2, folder=tmp_path / name)
-    assert rows_of(tmp_path / "copied") == rows_of(tmp_path / "own")
-    assert (tmp_path / "copied" / "moves.i32").read_bytes() == (tmp_path / "own" / "moves.i32").read_bytes()
+    assert rows_of(tmp_path / "copied") == rows_of(tmp_path / "original")
+    assert (tmp_path / "copied" / "moves.i32").read_bytes() == (tmp_path / "original" / "moves.i32").read_bytes()
 
 
-def test_rows_say_how_far_the_walk_has_come(tmp_path):
+def test_rows_store_distance_from_the_start_and_layer_densities(tmp_path):
     seen = []
 
     def look(trial, history, searcher):
@@ -147,7 +149,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
-def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_path):
+def test_folder_of_another_search_raises_input_error_and_does_not_change(change, message, tmp_path):
     request = {"space": SPACE, "searcher": Annealing(), "scorer": Overlap(), "density": 0.3, "budget": 30, "seed": 4}
     request["saliencies"] = {"one": torch.arange(60.0)}
     search(**request, folder=tmp_path)
@@ -174,7 +176,7 @@ class TestLargerBudgets:
         ids=[*SEARCHERS, "eda", "evolution", "tpe", "cmaes"],
     )
     @pytest.mark.parametrize("at", [7, 19, 20, 31])
-    def test_the_result_is_the_same_again_and_after_interruptions(self, make, at, tmp_path, monkeypatch):
+    def test_interrupted_search_with_a_larger_budget_equals_uninterrupted_search(self, make, at, tmp_path, monkeypatch):
         monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
         whole = self.both(make, tmp_path / "whole")
         assert len(whole) == 50
@@ -189,14 +191,14 @@ class TestLargerBudgets:
         assert len(parts) == 50
         assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
 
-    def test_the_trials_of_the_smaller_budget_stay(self, tmp_path):
+    def test_larger_budget_keeps_the_trials_of_the_smaller_budget(self, tmp_path):
         alone = search(SPACE, Annealing(), Overlap(5), budget=20, **self.OPTIONS)
         both = self.both(Annealing, tmp_path)
         assert [trial.mask_hash for trial in both][:20] == [trial.mask_hash for trial in alone]
         assert saved_budgets(tmp_path) == both.budgets == (Budget(20), Budget(50))
         assert alone.budgets == (Budget(20),)
 
-    def test_three_budgets_are_another_search_than_the_largest_alone(self, tmp_path):
+    def test_schedule_after_a_larger_budget_follows_the_largest_budget(self, tmp_path):
         seen = []
 
         def look(trial, history, searcher):
@@ -210,7 +212,7 @@ class TestLargerBudgets:
         assert [progress for _, progress in seen[20:]] == [(n + 1) / 40 for n in range(20, 40)]
         assert saved_budgets(tmp_path) == (Budget(10), Budget(20), Budget(40))
 
-    def test_chains_still_exchange_their_masks(self, tmp_path):
+    def test_chains_exchange_masks_after_a_larger_budget(self, tmp_path):
         searcher = Annealing(chains=3)
         search(SPACE, Annealing(chains=3), Overlap(), budget=40, folder=tmp_path, **self.OPTIONS)
         search(SPACE, searcher, Overlap(), budget=80, folder=tmp_path, **self.OPTIONS)
@@ -218,7 +220,7 @@ class TestLargerBudgets:
 
     @pytest.mark.parametrize("make", [Annealing, RandomSearch, EDA, OptunaSearch.tpe])
     @pytest.mark.parametrize("stop", [None, 25])
-    def test_a_script_with_all_budgets_can_run_again(self, make, stop, tmp_path, monkeypatch):
+    def test_script_with_growing_budgets_runs_again_without_scorings(self, make, stop, tmp_path, monkeypatch):
         monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
         seen = []
 
@@ -247,31 +249,31 @@ class TestLargerBudgets:
         assert scorer.scored == []
         assert rows_of(tmp_path) == files
 
-    def test_a_finished_smaller_budget_is_refused_for_another_search(self, tmp_path):
+    def test_finished_smaller_budget_of_another_search_raises_input_error(self, tmp_path):
         self.both(Annealing, tmp_path)
         with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=20, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
-    def test_a_smaller_budget_is_refused(self, tmp_path):
+    def test_smaller_budget_raises_input_error(self, tmp_path):
         self.both(Annealing, tmp_path)
         for budget in (19, 49, Budget(60, seconds=5.0)):
             with pytest.raises(InputError, match="only a larger budget continues") as caught:
                 search(SPACE, Annealing(), Overlap(5), budget=budget, folder=tmp_path, **self.OPTIONS)
             assert "\n" not in str(caught.value)
 
-    def test_another_search_of_a_larger_budget_is_refused(self, tmp_path):
+    def test_larger_budget_of_another_search_raises_input_error(self, tmp_path):
         self.both(Annealing, tmp_path)
         with pytest.raises(InputError, match=r"its seed is 4, and this search has 5; give another folder$"):
             search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
-    def test_a_finished_search_is_not_done_again(self, tmp_path):
+    def test_finished_search_with_a_larger_budget_is_not_repeated(self, tmp_path):
         self.both(Annealing, tmp_path)
         before, scorer = rows_of(tmp_path), Overlap(5)
         assert len(search(SPACE, Annealing(), scorer, budget=50, folder=tmp_path, **self.OPTIONS)) == 50
         assert scorer.scored == []
         assert rows_of(tmp_path) == before
 
-    def test_the_scorer_is_refreshed_between_budgets(self, tmp_path):
+    def test_scorer_is_refreshed_between_budgets(self, tmp_path):
         class Refreshed(Overlap):
             refresh_every = 1000
             refreshed = 0
@@ -284,24 +286,24 @@ class TestLargerBudgets:
             search(SPACE, Annealing(), scorer, budget=budget, folder=tmp_path, **self.OPTIONS)
         assert scorer.refreshed
 
-    def test_a_searcher_that_cannot_be_resumed_is_refused(self, tmp_path):
+    def test_larger_budget_for_a_searcher_without_resuming_raises_input_error(self, tmp_path):
         with pytest.raises(InputError, match=r"\(20 scorings\), and Uniform doesn't support"):
             self.both(Uniform, tmp_path)
 
 
 class Uniform(Searcher):
-    """Two methods, and an attribute that isn't saved."""
+    """A searcher of two methods, with an attribute that isn't saved."""
 
-    told = 0
+    n_scores = 0
 
     def ask(self, n=1):
         return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
 
     def tell(self, proposals, scores):
-        self.told += len(scores)
+        self.n_scores += len(scores)
 
 
-def test_a_searcher_that_cannot_be_resumed_says_so_and_keeps_a_finished_search(tmp_path, monkeypatch):
+def test_searcher_without_resuming_refuses_unfinished_and_returns_finished_search(tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
 
     def stop(trial, history, searcher):

@@ -1,4 +1,4 @@
-"""Problems and scorers: what each accepts, and what a scorer needs beside ``score``."""
+"""Problems and scorers: arguments of problems, and the methods of scorers beside ``score``."""
 
 import pytest
 from loop_cases import SPACE, Overlap
@@ -12,7 +12,7 @@ from masksearch.searching.subspace import Subspace, SubspaceScorer
 from masksearch.utils.errors import InputError
 
 
-def test_a_problem_takes_a_number_of_scorings_as_its_budget():
+def test_budget_of_a_problem_can_be_a_number_of_scorings():
     problem = Problem(SPACE, 0.1, budget=200, seed=0)
     assert problem.budget == Budget(200)
     assert problem == Problem(SPACE, 0.1, Budget(200), 0)
@@ -23,13 +23,13 @@ def test_a_problem_takes_a_number_of_scorings_as_its_budget():
 
 
 @pytest.mark.parametrize("seed", ["a", 0.5, 2**64])
-def test_a_seed_that_is_no_whole_number_is_an_error(seed):
+def test_seed_other_than_a_whole_number_raises_input_error(seed):
     with pytest.raises(InputError, match=f"seed: {seed}; allowed is a whole number"):
         Problem(SPACE, 0.1, Budget(20), seed)
 
 
 class Refreshed(Overlap):
-    """Counts how often it is refreshed, and the scorings before each refresh."""
+    """Records the number of scorings before each refresh."""
 
     def __init__(self, refresh_every):
         super().__init__()
@@ -44,13 +44,13 @@ class Minimal(Scoring):
         return [Score(1.0) for _ in proposals]
 
 
-def test_a_scorer_that_has_all_methods_is_returned_as_it_is():
+def test_as_scoring_returns_a_complete_scorer_unchanged():
     for scorer in (Refreshed(3), Minimal(), SubspaceScorer(Minimal(), Subspace(SPACE.full()))):
         assert as_scoring(scorer) is scorer
     assert Minimal().refresh_every is None
 
 
-def test_a_scorer_that_has_score_alone_gets_the_defaults():
+def test_as_scoring_adds_defaults_to_a_scorer_with_only_score():
     plain = Overlap()
     scorer = as_scoring(plain)
     assert scorer.refresh_every is None
@@ -60,7 +60,7 @@ def test_a_scorer_that_has_score_alone_gets_the_defaults():
     assert plain.scored == [mask]
 
 
-def test_scorers_without_score_or_with_half_of_refreshing_are_errors(tmp_path):
+def test_scorers_without_score_or_refresh_raise_input_error(tmp_path):
     half = Overlap()
     half.refresh_every = 3
     for scorer, message in ((object(), "a object has no score"), (half, "a Overlap has refresh_every alone")):
@@ -70,7 +70,7 @@ def test_scorers_without_score_or_with_half_of_refreshing_are_errors(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_scorer_of_a_subspace_hands_scoring_and_refreshing_to_its_scorer():
+def test_subspace_scorer_forwards_score_and_refresh():
     inner = Refreshed(3)
     subspace = Subspace(SPACE.full())
     scorer = SubspaceScorer(inner, subspace)
@@ -81,7 +81,7 @@ def test_a_scorer_of_a_subspace_hands_scoring_and_refreshing_to_its_scorer():
 
 
 @pytest.mark.parametrize("every", [1, 3, None])
-def test_a_search_refreshes_its_scorer_when_a_refresh_is_due_and_takes_checkpoints_then(every, tmp_path, monkeypatch):
+def test_search_refreshes_the_scorer_when_due_and_saves_checkpoints_then(every, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     checkpoints, checkpoint = [], HistoryFile.checkpoint
 

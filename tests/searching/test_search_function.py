@@ -1,4 +1,4 @@
-"""The loop: budgets, repeats, the best mask, starts, and what it refuses."""
+"""The search loop: budgets, repeats, the best mask, starts, thresholds, and wrong arguments."""
 
 import math
 import time
@@ -22,13 +22,13 @@ SMALL = MaskSpace([("only", (1, 5), 5)])
 
 @pytest.mark.parametrize("batch", [1, 3, 1000])
 @pytest.mark.parametrize("budget", [1, 2, 50])
-def test_the_budget_is_kept_exactly(budget, batch):
+def test_search_has_exactly_as_many_trials_as_the_budget(budget, batch):
     history = search(SPACE, Annealing(), Overlap(), 0.3, budget, batch=batch)
     assert len(history) == budget
     assert [trial.number for trial in history] == list(range(budget))
 
 
-def test_what_the_searcher_takes_is_counted_beside_the_scoring():
+def test_seconds_of_a_trial_include_time_of_the_searcher():
     class Slow(RandomSearch):
         def ask(self, n=1):
             time.sleep(0.002)
@@ -39,12 +39,12 @@ def test_what_the_searcher_takes_is_counted_beside_the_scoring():
             super().tell(proposals, scores)
 
     history = search(SPACE, Slow(), Overlap(seconds=7.0), 0.3, 20)
-    assert 19 * 0.005 <= history.seconds - 20 * 7 < 7  # the last tell leads to no trial
+    assert 19 * 0.005 <= history.seconds - 20 * 7 < 7  # no trial follows the last tell
     assert min(trial.score.seconds for trial in history) >= 7.002
     assert history.seconds == sum(trial.score.seconds for trial in history)
 
 
-def test_a_budget_of_seconds_ends_a_search_whose_time_goes_into_proposing():
+def test_budget_of_seconds_counts_time_of_proposing():
     class Slow(RandomSearch):
         def ask(self, n=1):
             time.sleep(0.01)
@@ -54,21 +54,21 @@ def test_a_budget_of_seconds_ends_a_search_whose_time_goes_into_proposing():
     assert 1 <= len(search(SPACE, Slow(), Overlap(), 0.3, Budget(seconds=0.2), batch=4)) <= 80
 
 
-def test_a_budget_of_seconds_counts_the_seconds_of_scoring():
+def test_budget_of_seconds_counts_seconds_of_scores():
     assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(seconds=4.9))) == 10
     assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(5, 4.9))) == 5
     assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(50, 0.9))) == 2
 
 
-def test_a_searcher_that_is_through_ends_the_search():
+def test_search_ends_when_the_searcher_has_no_more_proposals():
     short = ThesisAnnealing(7, 0.01, 0.9, 1, 1, memory=2, tries=1, known="equal", carry="after")
     assert len(search(SPACE, short, Overlap(), 0.3, 1000)) == 7
 
 
-def test_repeats_are_not_scored_again_but_count_and_are_told():
+def test_repeated_masks_are_trials_with_the_first_score_and_no_second_scoring():
     scorer = Overlap(nan_every=3, seconds=5.0)
     history = search(SMALL, RandomSearch(), scorer, 0.4, 80)
-    assert len({trial.mask_hash for trial in history}) == len(scorer.scored) == 10  # of 5 units, 2
+    assert len({trial.mask_hash for trial in history}) == len(scorer.scored) == 10  # masks of 2 of 5 units
     assert len({mask.hash for mask in scorer.scored}) == 10
     assert sum(trial.is_repeat for trial in history) == 70
     by_hash = {}
@@ -82,7 +82,7 @@ def test_repeats_are_not_scored_again_but_count_and_are_told():
 
 
 @every
-def test_the_best_is_the_best_and_has_its_mask(make):
+def test_best_trial_has_the_highest_score_and_the_mask(make):
     scorer = Overlap(nan_every=4)
     history = search(SPACE, make(), scorer, 0.3, 100, on_empty="allow")
     values = [trial.score.value for trial in history]
@@ -92,7 +92,7 @@ def test_the_best_is_the_best_and_has_its_mask(make):
     assert history.best.mask.hash == history.best.mask_hash
 
 
-def test_where_nothing_can_be_scored_there_is_no_best():
+def test_search_with_only_nan_scores_has_no_best_trial():
     history = search(SPACE, Annealing(), Overlap(nan_every=1), 0.3, 20)
     assert len(history) == 20
     with pytest.raises(InputError, match="none of its 20 trials has a finite score"):
@@ -100,7 +100,7 @@ def test_where_nothing_can_be_scored_there_is_no_best():
 
 
 @pytest.mark.parametrize("value", [-math.inf, math.inf])
-def test_a_score_that_is_infinite_is_not_the_best(value):
+def test_infinite_scores_are_not_the_best(value):
     class Broken(Overlap):
         def score(self, proposals):
             return [replace(score, value=value) for score in super().score(proposals)]
@@ -110,7 +110,7 @@ def test_a_score_that_is_infinite_is_not_the_best(value):
     assert not history.has_best
 
 
-def test_annealing_leaves_a_start_that_can_not_be_scored():
+def test_annealing_moves_on_from_a_start_with_a_nan_score():
     class FirstFails(Overlap):
         def _score(self, mask):
             return Score(math.nan) if not self.scored and not self.scored.append(mask) else super()._score(mask)
@@ -121,18 +121,18 @@ def test_annealing_leaves_a_start_that_can_not_be_scored():
     assert history.best.score.value > history.trials[1].score.value
 
 
-def test_callbacks_hear_of_every_trial_once_the_searcher_knows_it():
-    heard = []
+def test_callbacks_are_called_after_the_searcher_gets_the_score():
+    calls = []
 
-    def hear(trial, history, searcher):
+    def record(trial, history, searcher):
         assert history.trials[-1].number == trial.number
-        heard.append((trial.number, searcher.progress))
+        calls.append((trial.number, searcher.progress))
 
-    search(SPACE, Annealing(), Overlap(), 0.3, 20, callbacks=[hear])
-    assert heard == [(i, (i + 1) / 20) for i in range(20)]
+    search(SPACE, Annealing(), Overlap(), 0.3, 20, callbacks=[record])
+    assert calls == [(i, (i + 1) / 20) for i in range(20)]
 
 
-def test_warm_starts():
+def test_search_starts_from_a_mask_or_from_a_saliency():
     mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(1))
     saliency = torch.randn(60, generator=torch.Generator().manual_seed(2))
     assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=mask).first == mask
@@ -140,18 +140,18 @@ def test_warm_starts():
     assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=saliency).first == SPACE.top_k(saliency, 0.3)
 
 
-def test_a_start_must_have_the_layers_densities():
-    own = {"first": 0.25, "second": 0.5}
-    fits = SPACE.random(own, generator=torch.Generator().manual_seed(0))
-    assert search(SPACE, Annealing(), Overlap(), own, 5, start=fits).first == fits
+def test_start_with_other_layer_densities_raises_input_error():
+    densities = {"first": 0.25, "second": 0.5}
+    fits = SPACE.random(densities, generator=torch.Generator().manual_seed(0))
+    assert search(SPACE, Annealing(), Overlap(), densities, 5, start=fits).first == fits
     even = SPACE.random(20 / 60, "layerwise", generator=torch.Generator().manual_seed(0))
     with pytest.raises(
         InputError, match="start: the mask keeps 13 units of layer 'first', and the layer's density needs 10"
     ):
-        search(SPACE, Annealing(), Overlap(), own, 5, start=even)
+        search(SPACE, Annealing(), Overlap(), densities, 5, start=even)
 
 
-def test_bad_requests_are_errors_before_any_work(tmp_path):
+def test_wrong_arguments_of_search_raise_input_error_before_any_scoring(tmp_path):
     scorer = Overlap()
     other = MaskSpace([("other", (1, 60), 60)])
     for change, message in (
@@ -173,14 +173,14 @@ def test_bad_requests_are_errors_before_any_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_same_seed_same_search_other_seed_other_search():
+def test_same_seed_gives_the_same_search_and_another_seed_another_search():
     def path(seed):
         return [trial.mask_hash for trial in search(SPACE, Annealing(), Overlap(), 0.3, 40, seed)]
 
     assert path(1) == path(1) != path(2)
 
 
-def test_bounds_are_kept_apart_from_scores():
+def test_scores_with_bounds_below_thresholds_give_the_same_search():
     class Bounding(Overlap):
         def score(self, proposals):
             scores = super().score(proposals)
@@ -197,18 +197,18 @@ def test_bounds_are_kept_apart_from_scores():
     assert bounded.best.score.value == exact.best.score.value
 
 
-def test_masks_of_a_search_are_forgotten_but_the_best_few():
+def test_history_keeps_only_the_masks_of_the_best_trials():
     history = search(SPACE, Annealing(), Overlap(), 0.3, 100, keep=3)
     assert sum(isinstance(trial.mask, Mask) for trial in history) == 3
 
 
-def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold():
+def test_repeated_mask_in_a_batch_is_scored_with_the_lowest_threshold():
     mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
-    asked = []
+    thresholds_scored = []
 
     class Bounding:
         def score(self, proposals):
-            asked.extend(proposal.threshold for proposal in proposals)
+            thresholds_scored.extend(proposal.threshold for proposal in proposals)
             return [Score(0.1, exact=proposal.threshold is None, images=7) for proposal in proposals]
 
     def scores(*thresholds, history=None):
@@ -221,14 +221,14 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
     history, problem = History(), Problem(SPACE, 0.3, Budget(1), 0)
     assert scores(0.5, 0.3, history=history) == [(0.1, False, 7), (0.1, False, 0)]
     assert scores(0.5, None, 0.3, history=history) == [(0.1, True, 7), (0.1, True, 0), (0.1, True, 0)]
-    assert asked == [0.3, None]
+    assert thresholds_scored == [0.3, None]
     history.add(mask, Score(0.1, exact=False), {})
-    assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound settles it
+    assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound is below the threshold
     assert scores(0.2, 0.05, history=history) == [(0.1, False, 7), (0.1, False, 0)]
-    assert asked == [0.3, None, 0.05]
+    assert thresholds_scored == [0.3, None, 0.05]
 
 
-def test_a_searcher_may_be_given_by_its_name():
+def test_search_accepts_the_name_of_a_searcher():
     by_name = search(SPACE, "random_search", Overlap(), 0.3, 20)
     assert [trial.mask_hash for trial in by_name] == [
         trial.mask_hash for trial in search(SPACE, RandomSearch(), Overlap(), 0.3, 20)
@@ -237,7 +237,7 @@ def test_a_searcher_may_be_given_by_its_name():
         search(SPACE, "anealing", Overlap(), 0.3, 20)
 
 
-def test_a_class_of_searchers_is_refused():
+def test_search_with_a_searcher_class_raises_input_error():
     with pytest.raises(InputError, match=r"give an instance, Annealing\(\)"):
         search(SPACE, Annealing, Overlap(), 0.3, 20)
 
@@ -245,14 +245,14 @@ def test_a_class_of_searchers_is_refused():
 class TestScoresThatDoNotCount:
     """Scores of a share of the examples, and of probes."""
 
-    class Asking(RandomSearch):
-        """Proposes one mask again and again: on a quarter of the examples, then as a probe, then on all examples."""
+    class Repeating(RandomSearch):
+        """Proposes the same mask on a quarter of the examples and on all examples, and the full mask as a probe."""
 
         def ask(self, n=1):
             kinds = [{"share": 0.25}, {"probe": True}, {}, {"share": 0.25}, {}]
-            self.asked = getattr(self, "asked", -1) + 1
-            mask = SPACE.full() if self.asked == 1 else SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
-            return [replace(Proposal.of(mask), **kinds[self.asked % 5])]
+            self.number = getattr(self, "number", -1) + 1
+            mask = SPACE.full() if self.number == 1 else SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+            return [replace(Proposal.of(mask), **kinds[self.number % 5])]
 
         def tell(self, proposals, scores):
             assert scores[0].counts == proposals[0].counts
@@ -263,19 +263,19 @@ class TestScoresThatDoNotCount:
         def score(self, proposals):
             return [Score(2 - proposal.share + proposal.probe) for proposal in proposals]
 
-    def test_they_are_never_the_best_and_no_repeats(self, tmp_path):
-        history = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+    def test_scores_of_shares_and_probes_are_never_best_and_never_repeats(self, tmp_path):
+        history = search(SPACE, self.Repeating(), self.Higher(), 0.3, 5, folder=tmp_path)
         assert [trial.score.value for trial in history] == [1.75, 2.0, 1.0, 1.75, 1.0]
         assert [trial.score.counts for trial in history] == [False, False, True, False, True]
         assert [trial.is_best for trial in history] == [False, False, True, False, False]
         assert [trial.is_repeat for trial in history] == [False, False, False, False, True]
         assert history.best.number == 2
-        again = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+        again = search(SPACE, self.Repeating(), self.Higher(), 0.3, 5, folder=tmp_path)
         assert [(t.score, t.is_best, t.is_repeat) for t in again] == [
             (t.score, t.is_best, t.is_repeat) for t in history
         ]
 
-    def test_different_shares_of_one_mask_in_a_batch_are_scored_apart(self):
+    def test_different_shares_of_a_mask_in_a_batch_are_scored_separately(self):
         class Batch(RandomSearch):
             def ask(self, n=1):
                 mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Several workers score the masks of one search: in fixed order to the bit, as they finish with nothing lost."""
+"""Several workers score the masks of a search: in fixed order with equal histories, or as finished without losses."""
 
 import json
 import multiprocessing
@@ -32,7 +32,7 @@ late = pytest.mark.parametrize("make", LATE.values(), ids=LATE)
 
 
 def trials_of(history):
-    """All of a history but its seconds."""
+    """Return all fields of a history but seconds."""
     rows = []
     for trial in history:
         score, metrics = trial.score, {name: float(value) for name, value in trial.metrics.items()}
@@ -55,7 +55,7 @@ def coroutines(scorer, workers=4, order="as_finished"):
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
-def test_in_fixed_order_the_history_is_that_of_one_scorer(name):
+def test_history_of_workers_in_fixed_order_equals_history_of_a_single_scorer(name):
     options = {"batch": 5, "budget": 12 if name == "optuna_gp" else 40}
     make = {"energy_annealing": lambda: EnergyAnnealing(moves=2000)}.get(name, SEARCHERS[name])
     inline = trials_of(run(Overlap(), make, **options))
@@ -63,7 +63,7 @@ def test_in_fixed_order_the_history_is_that_of_one_scorer(name):
         assert trials_of(run(coroutines(Sleeping(), workers, "fixed"), make, **options)) == inline
 
 
-def test_so_it_is_in_processes_with_a_network():
+def test_history_of_worker_processes_does_not_depend_on_their_number():
     data = ms.load_data("digits")
     model = ms.build_model("conv2:0.25", data, seed=0)
     space = ms.weight_space(model)
@@ -78,20 +78,20 @@ def test_so_it_is_in_processes_with_a_network():
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "loss"])
-def test_a_copied_scorer_gives_the_same_scores(objective):
+def test_pickled_scorer_gives_equal_scores(objective):
     data = ms.load_data("digits")
     for network in ("conv2:0.25", "lenet_300_100:0.2"):
         model = ms.build_model(network, data, seed=0)
         space = ms.weight_space(model)
         scorer = ms.Scorer(model, space, data.search, objective)
-        copied, own = pickle.loads(pickle.dumps((scorer, space)))
+        copied, copied_space = pickle.loads(pickle.dumps((scorer, space)))
         for seed in range(3):
             mask = space.random(0.5, generator=torch.Generator().manual_seed(seed))
-            assert copied(ms.Mask(own, mask.bits)).value == scorer(mask).value
+            assert copied(ms.Mask(copied_space, mask.bits)).value == scorer(mask).value
         assert copied.path_name == scorer.path_name
 
 
-def test_an_interrupted_search_in_fixed_order_goes_on_to_the_same_end(tmp_path, monkeypatch):
+def test_resumed_search_of_workers_in_fixed_order_equals_uninterrupted_search(tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
 
     def stop(trial, history, searcher):
@@ -108,7 +108,7 @@ def test_an_interrupted_search_in_fixed_order_goes_on_to_the_same_end(tmp_path, 
 
 
 @late
-def test_as_they_finish_nothing_is_lost_and_nothing_comes_twice(make):
+def test_workers_in_order_as_finished_score_every_mask_once(make):
     scorer, called = Sleeping(), []
     history = run(coroutines(scorer, 6), make, budget=60, callbacks=[lambda trial, *_: called.append(trial.number)])
     assert called == list(range(60))
@@ -123,7 +123,7 @@ def test_as_they_finish_nothing_is_lost_and_nothing_comes_twice(make):
 
 @late
 @pytest.mark.parametrize("often", [True, False], ids=["checkpoints", "last moment"])
-def test_after_an_interruption_what_waited_is_scored_first(make, often, tmp_path, monkeypatch):
+def test_resumed_search_of_workers_scores_open_proposals_first(make, often, tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0 if often else 1e9)
     scorer = Sleeping()
 
@@ -136,8 +136,8 @@ def test_after_an_interruption_what_waited_is_scored_first(make, often, tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(coroutines(scorer, 6), make, folder=tmp_path)
     before = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    known = {int(row["mask"], 16) for row in before}
-    waited = [number for number in scorer.begun if number not in known]
+    finished = {int(row["mask"], 16) for row in before}
+    waited = [number for number in scorer.begun if number not in finished]
     again = Sleeping()
     history = run(coroutines(again, 3), make, folder=tmp_path)
     assert len(before) >= 15
@@ -152,7 +152,7 @@ def test_after_an_interruption_what_waited_is_scored_first(make, often, tmp_path
         run(Overlap(), make, folder=tmp_path, budget=50)
 
 
-def test_after_a_resume_a_sampler_learns_from_what_waited(tmp_path):
+def test_resumed_tpe_accepts_scores_of_open_proposals(tmp_path):
     searcher = SEARCHERS["optuna_tpe"]()
     searcher.start(ms.Problem(SPACE, 0.3, 20, 0, on_empty="allow"))
     proposals = [searcher.ask(1)[0] for _ in range(4)]
@@ -165,20 +165,20 @@ def test_after_a_resume_a_sampler_learns_from_what_waited(tmp_path):
     assert [trial.state.name for trial in again.state.study.trials] == ["RUNNING", "RUNNING", "COMPLETE", "RUNNING"]
 
 
-def test_a_budget_in_seconds_is_a_deadline():
+def test_budget_of_seconds_with_workers_is_wall_clock_time():
     began = time.perf_counter()
     history = run(coroutines(Sleeping(0.02), 8), budget=Budget(seconds=0.3))
     assert 0.3 <= history.seconds <= time.perf_counter() - began < 10  # wall-clock, not the sum over workers
     assert len(history) > 8
 
 
-def test_a_front_is_searched_as_scores_come_in():
+def test_search_of_a_front_with_workers_has_a_front():
     history = run(coroutines(Sleeping(), 4), "optuna_tpe", density=1.0, cost="units", on_empty=None)
     assert len(history) == 40
     assert history.front
 
 
-def test_a_searcher_that_needs_order_runs_in_fixed_order():
+def test_searcher_without_late_scores_warns_and_runs_in_fixed_order():
     with pytest.warns(UserWarning, match="LevelSwitches needs the scores in the order .* with 4 masks at once"):
         history = run(coroutines(Sleeping()), "evopress")
     assert trials_of(history) == trials_of(run(Overlap(), "evopress", batch=4))
@@ -191,7 +191,7 @@ def test_a_searcher_that_needs_order_runs_in_fixed_order():
 
 
 @pytest.mark.parametrize("order", ["fixed", "as_finished"])
-def test_a_killed_worker_is_replaced_and_its_mask_scored_again(order, tmp_path):
+def test_killed_worker_is_replaced_and_the_mask_is_scored_again(order, tmp_path):
     scorer = ms.ParallelScorer(Dying(str(tmp_path), deaths=2), 2, order)
     history = run(scorer, batch=4, budget=16)
     assert len(list(tmp_path.iterdir())) == 2
@@ -201,7 +201,7 @@ def test_a_killed_worker_is_replaced_and_its_mask_scored_again(order, tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_a_worker_that_dies_as_it_starts_is_started_again(tmp_path):
+def test_worker_that_dies_at_start_is_restarted_up_to_three_times(tmp_path):
     history = run(ms.ParallelScorer(DyingAtStart(str(tmp_path), deaths=2), 1), budget=4)
     assert trials_of(history) == trials_of(run(Overlap(), budget=4))
     with pytest.raises(InputError, match="a process ended with code -9 as it started, 3 times; give fewer workers"):
@@ -209,7 +209,7 @@ def test_a_worker_that_dies_as_it_starts_is_started_again(tmp_path):
     assert not multiprocessing.active_children()
 
 
-def test_a_mask_that_kills_three_workers_is_an_error_of_one_line(tmp_path):
+def test_mask_that_kills_three_workers_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"a process ended with code -9, 3 times at the same mask"):
         run(ms.ParallelScorer(Dying(str(tmp_path), deaths=1000), 1), budget=4)
     assert not multiprocessing.active_children()
@@ -223,13 +223,13 @@ def test_a_mask_that_kills_three_workers_is_an_error_of_one_line(tmp_path):
         (lambda: Overlap(), "a function has no score"),
     ],
 )
-def test_a_scorer_that_raises_is_an_error_of_one_line(scorer, message):
+def test_scorer_that_raises_in_a_worker_raises_input_error(scorer, message):
     with pytest.raises(InputError, match=message):
         run(ms.ParallelScorer(scorer, 1))
     assert not multiprocessing.active_children()
 
 
-def test_scorers_that_can_not_be_shared_are_refused():
+def test_scorers_and_settings_unsuitable_for_workers_raise_input_error():
     class Local(Overlap):
         pass
 
@@ -257,7 +257,7 @@ def test_scorers_that_can_not_be_shared_are_refused():
         ms.ParallelScorer(ms.Scorer(model, ms.weight_space(model), data.search, objective), 2)
 
 
-def test_masks_can_be_scored_outside_of_a_search():
+def test_parallel_scorer_scores_masks_outside_of_a_search():
     scorer = coroutines(Overlap(), 2, "fixed")
     masks = [SPACE.random(0.3, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
     assert [score.value for score in scorer.score(masks)] == [Overlap()._score(mask).value for mask in masks]
@@ -267,7 +267,7 @@ def test_masks_can_be_scored_outside_of_a_search():
     scorer.close()
 
 
-def test_each_worker_has_a_gpu_in_turn():
+def test_workers_are_assigned_gpus_in_turn():
     assert gpus_of(1, 1, None) is None
     assert [gpus_of(number, 3, None) for number in range(4)] == ["0,1,2", "1,2,0", "2,0,1", "0,1,2"]
     assert gpus_of(1, 2, "5,7") == "7,5"
@@ -283,15 +283,15 @@ def cluster():
 
 @pytest.mark.usefixtures("cluster")
 class TestRay:
-    def test_actors_score_as_one_scorer_does(self):
+    def test_history_of_ray_actors_equals_history_of_a_single_scorer(self):
         history = run(ms.ParallelScorer(Overlap(), 2, backend="ray"), batch=4)
         assert trials_of(history) == trials_of(run(Overlap(), batch=4))
         assert len(run(ms.ParallelScorer(Overlap(), 2, "as_finished", "ray"))) == 40
 
-    def test_a_killed_actor_is_replaced(self, tmp_path):
+    def test_killed_ray_actor_is_replaced(self, tmp_path):
         scorer = ms.ParallelScorer(Dying(str(tmp_path), deaths=1), 2, backend="ray")
         assert trials_of(run(scorer, batch=4)) == trials_of(run(Overlap(), batch=4))
 
-    def test_more_workers_than_cpus_are_refused(self):
+    def test_more_workers_than_cpus_of_the_ray_cluster_raise_input_error(self):
         with pytest.raises(InputError, match="workers: 3 with 1 CPU threads each, and the Ray cluster has 2 CPUs"):
             run(ms.ParallelScorer(Overlap(), 3, backend="ray"), batch=4)

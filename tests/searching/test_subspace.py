@@ -1,4 +1,4 @@
-"""Searches over the units that are alive: the same masks, the same moves, the same scores as over all units."""
+"""Subspaces of the units that a mask keeps: masks, moves and scores equal those of the whole space."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def inner_masks(space, data):
 
 
 @given(alive_masks(), st.data())
-def test_lifted_masks_nest_and_keep_what_the_small_ones_keep(alive, data):
+def test_lifted_masks_are_nested_in_alive_and_keep_the_same_units(alive, data):
     space = Subspace(alive)
     mask = inner_masks(space, data)
     lifted = space.lifted(mask)
@@ -48,12 +48,12 @@ def test_lifted_masks_nest_and_keep_what_the_small_ones_keep(alive, data):
 
 
 @given(alive_masks())
-def test_its_layers_are_those_of_which_something_is_alive(alive):
+def test_layers_of_a_subspace_are_layers_with_kept_units(alive):
     space = Subspace(alive)
     sizes = {layer.name: layer.size for layer in space.layers}
     assert sizes == {name: kept for name, kept in alive.kept_per_layer().items() if kept}
     shapes = {layer.name: layer.shape for layer in alive.space.layers}
-    assert all(layer.shape == shapes[layer.name] for layer in space.layers)  # what ERK reads
+    assert all(layer.shape == shapes[layer.name] for layer in space.layers)  # for ERK
     assert space.granularity == alive.space.granularity
     per_unit = torch.arange(alive.space.n_units)
     assert (space.reduced(per_unit).diff() > 0).all()
@@ -70,7 +70,7 @@ def test_lifted_moves_lead_to_lifted_masks(alive, data):
 
 
 @given(alive_masks(), st.floats(0.01, 1))
-def test_densities_are_shares_of_all_units(alive, of_all):
+def test_subspace_density_converts_a_share_of_all_units(alive, of_all):
     space, n = Subspace(alive), alive.space.n_units
     if round(of_all * n) > alive.n_kept:
         with pytest.raises(InputError, match=r"density: .* earlier rounds left \d+"):
@@ -101,24 +101,24 @@ def make_split():
 KINDS = {"weight": (make_mlp, IncrementalPath), "filter": (make_cnn, CompactPath)}
 
 
-class Noted(SubspaceScorer):
-    """Notes every proposal and its score."""
+class Recording(SubspaceScorer):
+    """Records every proposal and its score."""
 
     def __init__(self, scorer, space):
         super().__init__(scorer, space)
-        self.noted, self.large = [], []
+        self.records, self.large = [], []
         inner = scorer.score
         scorer.score = lambda proposals: (self.large.extend(proposals), inner(proposals))[1]
 
     def score(self, proposals):
         scores = super().score(proposals)
-        self.noted += zip(proposals, scores, strict=True)
+        self.records += zip(proposals, scores, strict=True)
         return scores
 
 
 @pytest.mark.parametrize("granularity", KINDS)
 @pytest.mark.parametrize("name", ["annealing", "random_search", "eda", "evolution", "annealing_thesis_mlp"])
-def test_a_search_scores_what_the_plain_scorer_gives_the_lifted_masks(name, granularity):
+def test_scores_of_a_search_in_a_subspace_equal_reference_scores_of_lifted_masks(name, granularity):
     make, path = KINDS[granularity]
     model, split = make(), make_split()
     whole = weight_space(model) if granularity == "weight" else filter_space(model, split.images[:1])
@@ -127,21 +127,21 @@ def test_a_search_scores_what_the_plain_scorer_gives_the_lifted_masks(name, gran
     fast = Scorer(model, whole, split, "loss")
     assert isinstance(fast._path, path)
     plain = Scorer(model, whole, split, "loss", fast=False)
-    scorer = Noted(fast, space)
+    scorer = Recording(fast, space)
     history = search(space, SEARCHERS[name](), scorer, space.density(0.2), budget=60, seed=1, on_empty="allow")
-    assert len({proposal.mask.hash for proposal, _ in scorer.noted}) > 10
-    for (small, score), large in zip(scorer.noted, scorer.large, strict=True):
+    assert len({proposal.mask.hash for proposal, _ in scorer.records}) > 10
+    for (small, score), large in zip(scorer.records, scorer.large, strict=True):
         lifted = space.lifted(small.mask)
         assert large.mask == lifted
         assert lifted.n_kept == whole.count(0.2)
         assert not (lifted.bits & ~alive.bits).any()
-        assert len(large.move) == len(small.move)  # moves stay moves
+        assert len(large.move) == len(small.move)  # moves of the same size
         assert score.value == pytest.approx(plain(lifted).value, abs=1e-5)
     assert plain(space.lifted(history.best.mask)).value == pytest.approx(history.best.score.value, abs=1e-5)
 
 
-def test_moves_from_masks_that_it_has_forgotten_are_lifted_all_the_same():
-    """Populations go on from any mask of theirs, walks from the last one or the one before."""
+def test_subspace_scorer_lifts_moves_from_any_earlier_mask():
+    """Populations continue from any member, walks from one of the last two masks."""
     model, split = make_mlp(), make_split()
     whole = weight_space(model)
     g = torch.Generator().manual_seed(0)
@@ -158,21 +158,21 @@ def test_moves_from_masks_that_it_has_forgotten_are_lifted_all_the_same():
         assert score.value == pytest.approx(plain(space.lifted(proposal.mask)).value, abs=1e-5)
 
 
-def test_refreshing_is_the_scorers():
+def test_subspace_scorer_refreshes_the_inner_scorer():
     model, split = make_mlp(), make_split()
     whole = weight_space(model)
     scorer = Scorer(model, whole, split)
     space = Subspace(whole.full())
     assert SubspaceScorer(scorer, space).refresh_every == scorer.refresh_every
-    told = []
-    scorer.refresh = lambda: told.append(True)
+    calls = []
+    scorer.refresh = lambda: calls.append(True)
     SubspaceScorer(scorer, space).refresh()
-    assert told == [True]
+    assert calls == [True]
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_accuracies_are_the_very_same_numbers(seed):
+def test_accuracy_in_a_subspace_equals_accuracy_of_the_lifted_mask(seed):
     model, split = make_mlp(), make_split()
     whole = weight_space(model)
     g = torch.Generator().manual_seed(seed)

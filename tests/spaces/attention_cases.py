@@ -1,4 +1,4 @@
-"""Small networks with attention of every form, and a test that masked and pruned networks are equal."""
+"""Small networks with attention of all forms, and a check that masked and pruned networks are equal."""
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +201,7 @@ def half(space, density=0.5, seed=0):
 
 
 def check_exact(model, inputs, space):
-    """Masked equals pruned in both types; a pruned network trains; its MACs are those of the space."""
+    """Check that masked equals pruned in both types, and that a pruned network trains and has the MACs of the space."""
     randomise(model)
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
         model, given = model.to(dtype), in_type(inputs, dtype)

@@ -1,4 +1,4 @@
-"""Small networks of a function and layers, and a test that masked and pruned networks are equal."""
+"""Small networks of a function and layers, and a check that masked and pruned networks are equal."""
 
 import copy
 

@@ -32,7 +32,7 @@ from masksearch.spaces.pruned_attention import PrunedMultiheadAttention
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_attention_has_heads_as_units(name, tmp_path):
+def test_heads_of_all_forms_of_attention_are_units_and_pruned_exactly(name, tmp_path):
     make, n = FORMS[name]
     model = Block(make(), hidden=8).eval()
     space = filter_space(model, TOKENS)
@@ -43,7 +43,7 @@ def test_every_form_of_attention_has_heads_as_units(name, tmp_path):
     torch.testing.assert_close(outputs(back, TOKENS)[0], outputs(small, TOKENS)[0])
 
 
-def test_a_removed_head_takes_its_rows_biases_and_columns_and_numbers_follow():
+def test_pruning_a_head_removes_rows_biases_and_columns_and_updates_attributes():
     model = randomise(Block(Separate()))
     space = filter_space(model, TOKENS)
     mask = ms.Mask(space, torch.tensor([True, False, True, True]))
@@ -58,7 +58,7 @@ def test_a_removed_head_takes_its_rows_biases_and_columns_and_numbers_follow():
     assert model.attention.num_attention_heads == 4
 
 
-def test_queries_of_a_removed_key_value_head_go_with_it():
+def test_pruning_a_key_value_head_removes_the_queries_of_the_group():
     space = filter_space(Block(Grouped(2, False)).eval(), TOKENS)
     kept = space.parameter_masks(ms.Mask(space, torch.tensor([False, True])))
     assert kept["attention.q.weight"][:, 0].tolist() == [False] * 8 + [True] * 8
@@ -66,7 +66,7 @@ def test_queries_of_a_removed_key_value_head_go_with_it():
     assert kept["attention.o.weight"][0].tolist() == [False] * 8 + [True] * 8
 
 
-def test_queries_of_one_key_value_head_go_one_by_one():
+def test_queries_of_a_single_key_value_head_are_separate_units():
     class MultiQuery(Grouped):
         def forward(self, x):
             q, k, v = (layer(x).unflatten(-1, (-1, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v))
@@ -79,7 +79,7 @@ def test_queries_of_one_key_value_head_go_one_by_one():
     check_exact(model, TOKENS, space)
 
 
-def test_at_least_one_head_stays():
+def test_pruning_all_heads_raises_input_error():
     model = Block(Packed()).eval()
     space = filter_space(model, TOKENS)
     with pytest.raises(ms.InputError, match="at least 1 unit"):
@@ -93,16 +93,16 @@ def test_at_least_one_head_stays():
         (lambda: Separate(mix=True), ["attention.value"], "sum in Separate 'attention' reduces over channels"),
         (Strict, [], "no change of attn_dim, num_heads makes"),
     ],
-    ids=["norm over all heads", "mixed heads", "a forward pass that insists on its width"],
+    ids=["norm over all heads", "mixed heads", "forward pass that asserts a width"],
 )
-def test_heads_that_can_not_go_are_left_out_with_the_reason(make, left, reason):
+def test_heads_that_cannot_be_pruned_are_left_out_with_the_reason(make, left, reason):
     space = filter_space(Block(make(), hidden=8).eval(), TOKENS)
     assert [layer.name for layer in space.layers] == [*left, "mlp.0"]
     assert any(reason in why for layer, why in space.left_out if layer.startswith("attention"))
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_encoder_layers_with_fewer_heads_take_their_slow_path(norm_first):
+def test_pruned_encoder_layers_of_torch_equal_masked_layers_with_padding(norm_first):
     layer = nn.TransformerEncoderLayer(D, H, 24, batch_first=True, norm_first=norm_first)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first)
     model = randomise(nn.Sequential(nn.Linear(6, D), encoder, nn.Linear(D, 3)))
@@ -119,7 +119,7 @@ def test_encoder_layers_with_fewer_heads_take_their_slow_path(norm_first):
     torch.testing.assert_close(full[~padding][:8], pruned[~padding][:8])
 
 
-def test_encoder_and_decoder_of_a_transformer():
+def test_heads_of_torch_transformer_are_units_and_pruned_exactly():
     class Translator(nn.Module):
         def __init__(self):
             super().__init__()
@@ -136,7 +136,7 @@ def test_encoder_and_decoder_of_a_transformer():
     check_exact(model, TOKENS, space)
 
 
-def test_a_network_is_pruned_twice_and_loaded_into_a_fresh_one(tmp_path):
+def test_network_pruned_twice_is_saved_and_loaded(tmp_path):
     model = randomise(Block(Separate()))
     first = filter_space(model, TOKENS)
     small = prune(model, first, ms.Mask(first, torch.tensor([True, False, True, True])))
@@ -148,7 +148,7 @@ def test_a_network_is_pruned_twice_and_loaded_into_a_fresh_one(tmp_path):
     torch.testing.assert_close(outputs(load_pruned(tmp_path, copy.deepcopy(small)), TOKENS), outputs(smaller, TOKENS))
 
 
-def test_sizes_of_views_are_changed_again_in_a_second_pruning_and_survive_pickling_and_export():
+def test_sizes_of_views_stay_right_after_second_pruning_pickling_and_export():
     model = randomise(Block(FromShape()))
     first = filter_space(model, TOKENS)
     small = prune(model, first, ms.Mask(first, torch.tensor([True, False, True, True])))
@@ -162,7 +162,7 @@ def test_sizes_of_views_are_changed_again_in_a_second_pruning_and_survive_pickli
     torch.testing.assert_close(exported(TOKENS), outputs(smaller, TOKENS)[0])
 
 
-def test_heads_are_scored():
+def test_heads_have_sums_of_weights_and_costs():
     model = randomise(Block(Multihead()))
     space = filter_space(model, TOKENS)
     sums = space.unit_sums({name: each.detach().abs() for name, each in model.named_parameters()})

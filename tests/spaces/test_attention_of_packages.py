@@ -84,7 +84,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_heads_of_other_packages_networks(name, tmp_path):
+def test_heads_of_transformers_and_timm_networks_are_units_and_pruned_exactly(name, tmp_path):
     make, word, expected = NETWORKS[name]
     model, inputs = make()
     config = copy.deepcopy(getattr(model, "config", None))

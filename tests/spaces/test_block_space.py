@@ -1,4 +1,4 @@
-"""Block spaces: masked equals pruned, what is a unit, what is left out, costs, searches, criteria, files."""
+"""Block spaces: masked equals pruned, units, branches that are left out, costs, searches, criteria, files."""
 
 import copy
 
@@ -60,7 +60,7 @@ class InlineProduct(nn.Module):
 
 
 class PassesBias(nn.Module):
-    """A branch whose module returns a tensor that it was given, which the next branch reads (as in T5)."""
+    """A branch whose module also returns one of its inputs, for the next branch (as in T5)."""
 
     def __init__(self):
         super().__init__()
@@ -122,7 +122,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masked_equals_pruned(name):
+def test_masked_network_of_blocks_equals_pruned_network(name):
     build, example, n_blocks = NETWORKS[name]
     model = randomised(build())
     space = ms.block_space(model, example)
@@ -159,13 +159,13 @@ def test_blocks_have_names_and_costs():
     assert layer in str(space)
 
 
-def test_code_outside_of_modules_is_left_out():
+def test_branch_with_code_outside_of_modules_is_left_out():
     space = ms.block_space(InlineProduct(), TOKENS)
     assert [block.name for block in space.blocks] == ["linear"]
     assert "code outside of modules computes with its weights" in space.left_out[0][1]
 
 
-def test_a_branch_that_contains_others_is_left_out():
+def test_branch_with_an_inner_branch_is_left_out():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Residual(Residual(nn.Conv2d(3, 3, 1)), nn.Conv2d(3, 3, 1)))
     space = ms.block_space(model, IMAGE)
     assert [block.name for block in space.blocks] == ["1.f.0.f.0"]
@@ -173,7 +173,7 @@ def test_a_branch_that_contains_others_is_left_out():
 
 
 class Lateral(nn.Module):
-    """The lateral connection of a feature pyramid: the shortcut has more layers than what is added to it."""
+    """The lateral connection of a feature pyramid: it adds a branch to a convolution of x."""
 
     def __init__(self):
         super().__init__()
@@ -185,12 +185,12 @@ class Lateral(nn.Module):
         return self.lateral(x) + nn.functional.interpolate(small, scale_factor=2), small
 
 
-def test_a_lateral_connection_is_no_branch():
+def test_lateral_connection_is_not_a_residual_branch():
     with pytest.raises(InputError, match="it has no x"):
         ms.block_space(Lateral(), IMAGE)
 
 
-def test_networks_without_branches_are_refused():
+def test_networks_without_residual_branches_raise_input_error():
     with pytest.raises(InputError, match=r"no residual branch that can be removed \(it has no x \+ f\(x\)\)"):
         ms.block_space(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.zeros(1, 8))
     with pytest.raises(InputError, match="doesn't take one example"):
@@ -198,7 +198,7 @@ def test_networks_without_branches_are_refused():
 
 
 @pytest.mark.parametrize("hold", ["units", "params", "macs"])
-def test_densities_hold_units_parameters_and_macs(hold):
+def test_rankings_of_blocks_fill_budgets_of_units_params_and_macs(hold):
     space = ms.block_space(torchvision.models.resnet18(), IMAGE)
     saliency = torch.randn(space.n_units, generator=torch.Generator().manual_seed(0))
     mask = space.top_k(saliency, 0.6, hold=hold)
@@ -263,7 +263,7 @@ def test_block_cosine_is_the_mean_over_examples_or_tokens():
     assert torch.allclose(ms.criteria.block_cosine(layer, space, [(x, None)]).float(), torch.stack(expected), atol=1e-5)
 
 
-def test_block_cosine_refuses_examples_of_another_path():
+def test_block_cosine_of_examples_on_another_path_raises_input_error():
     class TwoPaths(Residual):
         def forward(self, x):
             y = self.f(x) + x
@@ -275,7 +275,7 @@ def test_block_cosine_refuses_examples_of_another_path():
         ms.criteria.block_cosine(model, space, [(torch.zeros(8, 8), None)])
 
 
-def test_taylor_is_the_change_of_the_loss_to_first_order():
+def test_taylor_of_blocks_is_the_first_order_change_of_the_loss():
     model = randomised(mlp_blocks()).double()
     space = ms.block_space(model, torch.zeros(1, 8, dtype=torch.float64))
     data = split()
@@ -296,7 +296,7 @@ def test_taylor_is_the_change_of_the_loss_to_first_order():
     "searcher", [RandomSearch(), Annealing(), Evolution(population=4)], ids=["random", "annealing", "evolution"]
 )
 @pytest.mark.parametrize("hold", ["units", "macs"])
-def test_searches_find_the_best_blocks(searcher, hold):
+def test_searches_of_blocks_keep_the_budget_and_score_the_pruned_network(searcher, hold):
     model = randomised(mlp_blocks(6))
     space = ms.block_space(model, torch.zeros(1, 8))
     scorer = ms.Scorer(model, space, split(), "loss")
@@ -322,7 +322,7 @@ def test_training_keeps_removed_blocks_at_zero():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "projection", "passes a tensor"])
-def test_pruned_networks_come_back_from_files(name, tmp_path):
+def test_networks_with_removed_blocks_are_saved_and_loaded(name, tmp_path):
     build, example, n_blocks = NETWORKS[name]
     model = randomised(build())
     space = ms.block_space(model, example)
@@ -337,7 +337,7 @@ def test_pruned_networks_come_back_from_files(name, tmp_path):
         ms.save_pruned(tmp_path, model, space, mask)
 
 
-def test_masks_and_networks_of_other_spaces_are_refused():
+def test_masks_and_networks_of_another_block_space_raise_input_error():
     space = ms.block_space(mlp_blocks(4), torch.zeros(1, 8))
     other = ms.block_space(mlp_blocks(5), torch.zeros(1, 8))
     with pytest.raises(InputError, match="doesn't fit this block space"):
@@ -348,7 +348,7 @@ def test_masks_and_networks_of_other_spaces_are_refused():
         ms.slice_state(space, space.full(), {})
 
 
-def test_a_block_that_does_not_fit_is_skipped():
+def test_ranking_skips_a_block_that_exceeds_the_budget():
     model = nn.Sequential(*(torchvision.models.resnet.BasicBlock(width, width) for width in (4, 4, 16)))
     model = nn.Sequential(model[0], model[1], nn.Conv2d(4, 16, 1), model[2]).eval()
     space = ms.block_space(model, torch.zeros(1, 4, 8, 8))

@@ -1,4 +1,4 @@
-"""Numbers of channels in attributes of modules: found, changed in the pruned copy, and proved by running it."""
+"""Numbers of channels in attributes of modules: found, changed in the pruned network, and checked by running it."""
 
 import copy
 
@@ -121,7 +121,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_numbers_in_attributes_follow_the_channels(name, tmp_path):
+def test_pruned_network_has_new_numbers_of_channels_in_attributes(name, tmp_path):
     net, example, units, numbers = NETWORKS[name]
     before = copy.deepcopy(net)
     space = filter_space(net, example)
@@ -137,7 +137,7 @@ def test_numbers_in_attributes_follow_the_channels(name, tmp_path):
     torch.testing.assert_close(load_pruned(tmp_path / "small", before)(inputs), small.eval()(inputs))
 
 
-def test_a_number_that_no_attribute_holds_is_left_out_with_advice():
+def test_layer_with_a_number_of_channels_in_code_is_left_out_with_advice():
     net = Net(
         lambda s, x: s.h(s.b(s.a(x)).view(-1, 128)), a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(4, 8, 3), h=nn.Linear(128, 2)
     )
@@ -146,7 +146,7 @@ def test_a_number_that_no_attribute_holds_is_left_out_with_advice():
     assert "write -1, flatten(1)" in dict(space.left_out)["b"]
 
 
-def test_an_attribute_that_two_layers_would_change_differently_is_not_used():
+def test_layers_that_need_different_values_of_an_attribute_are_left_out():
     net = Owner(
         lambda s, x: s.h(s.b(s.a(x).view(-1, s.c, 6, 6)).view(-1, s.c, 4, 4).mean((2, 3))),
         {"c": 8},

@@ -1,4 +1,4 @@
-"""Control of a filter space: layers by name, least numbers of units, multiples; and advice on computed weights."""
+"""Options of filter spaces: include, exclude, min_units and multiple_of; and advice on computed weights."""
 
 import numpy as np
 import pytest
@@ -29,13 +29,13 @@ def plain(first=None):
         ({"exclude": "8"}, ["0", "2", "4"]),  # the output layer has no units anyway
     ],
 )
-def test_layers_are_chosen_by_name(choice, layers):
+def test_include_and_exclude_choose_layers_by_name(choice, layers):
     space = ms.filter_space(plain(), IMAGE, **choice)
     assert [layer.name for layer in space.layers] == layers
     assert {"0", "2", "4", "8"} - set(layers) == {name for name, _ in space.left_out}
 
 
-def test_layers_are_chosen_as_modules_and_with_what_is_coupled_to_them():
+def test_exclude_accepts_a_module_and_excludes_coupled_layers():
     net = ms.build_model("resnet20", (3, 16, 16))
     images = torch.zeros(1, 3, 16, 16)
     names = [layer.name for layer in ms.filter_space(net, images).layers]
@@ -46,7 +46,7 @@ def test_layers_are_chosen_as_modules_and_with_what_is_coupled_to_them():
     assert inside not in left
 
 
-def test_patterns_that_fit_nothing_are_errors():
+def test_patterns_without_a_match_and_wrong_limits_raise_input_error():
     with pytest.raises(InputError, match="exclude: 'layer9' fits no layer; the layers are 0, 2, 4, 8"):
         ms.filter_space(plain(), IMAGE, exclude="layer9")
     with pytest.raises(InputError, match="include: a Conv2d that is no module of the network"):
@@ -59,7 +59,7 @@ def test_patterns_that_fit_nothing_are_errors():
 
 @pytest.mark.parametrize("hold", ["units", "params", "macs"])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
-def test_masks_keep_the_limits_and_the_budget(scope, hold):
+def test_masks_keep_min_units_multiple_of_and_the_budget(scope, hold):
     space = ms.filter_space(plain(), IMAGE, min_units=0.25, multiple_of=8)
     assert space.fingerprint == ms.filter_space(plain(), IMAGE).fingerprint
     for seed, density in enumerate((0.5, 0.7, 0.9, 1.0)):
@@ -74,7 +74,7 @@ def test_masks_keep_the_limits_and_the_budget(scope, hold):
     assert space.random(1.0, scope, hold=hold) == space.full()
 
 
-def test_steps_of_the_highest_saliency_are_kept():
+def test_ranking_with_multiple_of_keeps_the_steps_of_highest_saliency():
     space = ms.filter_space(plain(), IMAGE, multiple_of=8)
     saliency = torch.arange(70.0)
     mask = space.top_k(saliency, 54 / 70)
@@ -82,7 +82,7 @@ def test_steps_of_the_highest_saliency_are_kept():
     assert mask.bits[8:16].all()  # the highest 8 of the first layer
 
 
-def test_least_numbers_are_kept_in_rankings_moves_and_searches():
+def test_rankings_and_problems_keep_min_units():
     space = ms.filter_space(plain(), IMAGE, min_units=5)
     saliency = torch.cat([torch.zeros(16), torch.ones(54)])
     mask = space.top_k(saliency, 0.5)
@@ -111,7 +111,7 @@ SEARCHERS = ["annealing", "annealing_thesis_mlp", "evolution", "eda", "random_se
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_searches_keep_multiples_within_layers(searcher):
+def test_searches_with_scope_layerwise_keep_multiple_of(searcher):
     space = ms.filter_space(plain(), IMAGE, multiple_of=8)
     amount = ms.Amount(0.6, scope="layerwise")
     if searcher in ("annealing_thesis_mlp", "optuna_tpe", "optuna_cmaes"):
@@ -137,16 +137,16 @@ class Counting(Checking):
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
 @pytest.mark.parametrize("hold", ["units", "macs", "params"])
-def test_searches_move_multiples_between_layers(searcher, hold):
+def test_searches_move_multiples_of_units_between_layers(searcher, hold):
     space = ms.filter_space(plain(), IMAGE, multiple_of=8, min_units=2)
     amount = ms.Amount(0.7, hold=hold, on_empty="keep_one")
     scorer = Counting(space, amount)
     history = ms.search(space, searcher, scorer, amount, budget=60)
     assert len(scorer.numbers) >= 2
-    assert history.best_mask.n_kept % 8 in (0, 6)  # 30 = 3 x 8 + 6 units are all of the last layer
+    assert history.best_mask.n_kept % 8 in (0, 6)  # all of the last layer are 30 = 3 x 8 + 6 units
 
 
-def test_a_move_of_a_multiple_fills_the_budget():
+def test_annealing_with_multiple_of_reaches_many_widths_that_fill_the_budget():
     space = ms.filter_space(plain(), IMAGE, multiple_of=8)
     scorer = Counting(space, ms.Amount(40 / 70))
     ms.search(space, "annealing", scorer, 40 / 70, budget=200)
@@ -154,14 +154,14 @@ def test_a_move_of_a_multiple_fills_the_budget():
     assert scorer.numbers >= {(8, 24, 8), (16, 8, 16), (8, 8, 24), (8, 16, 16), (16, 16, 8)}
 
 
-def test_densities_of_layers_are_not_searched_in_steps():
+def test_annealing_of_densities_refuses_multiple_of():
     space = ms.filter_space(plain(), IMAGE, multiple_of=8)
     with pytest.raises(InputError, match="densities in a space with multiple_of"):
         ms.search(space, ms.searchers.Annealing(densities=True), Checking(), 0.6, budget=10)
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_searches_keep_least_numbers(searcher):
+def test_searches_keep_min_units(searcher):
     space = ms.filter_space(plain(), IMAGE, min_units=6)
     ms.search(space, searcher, Checking(), 0.35, budget=30)
 
@@ -176,7 +176,7 @@ def test_searches_keep_least_numbers(searcher):
         (spectral_norm, "remove_spectral_norm"),
     ],
 )
-def test_computed_weights_are_left_out_with_the_call_that_makes_them_permanent(compute, call):
+def test_computed_weights_are_left_out_with_advice_to_make_the_weights_permanent(compute, call):
     space = ms.filter_space(plain(compute(nn.Conv2d(3, 16, 3))), IMAGE)
     assert [layer.name for layer in space.layers] == ["2", "4"]
     [reason] = [reason for layer, reason in space.left_out if layer == "0"]
@@ -185,7 +185,7 @@ def test_computed_weights_are_left_out_with_the_call_that_makes_them_permanent(c
         ms.filter_space(nn.Sequential(compute(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2)), torch.zeros(1, 4))
 
 
-def test_an_example_of_another_type_than_a_half_network_is_an_error():
+def test_float32_example_for_a_half_precision_network_raises_input_error():
     with pytest.raises(InputError, match=r"torch.float32, and Sequential has parameters of torch.float16; give"):
         ms.filter_space(plain().half(), IMAGE)
     assert ms.filter_space(plain().half(), IMAGE.half()).n_units == 70

@@ -1,4 +1,4 @@
-"""Filter spaces: what is a unit, what is left out and why, what masks cost, and that odd networks stay exact."""
+"""Filter spaces: units, layers left out with the reason, costs of masks, and exact pruning of unusual networks."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ def conv(*sizes, **settings):
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 # name -> (forward, layers, units of every layer of the space, layers that are left out and a word of the reason)
-ODD = {
+UNUSUAL = {
     "flatten": (
         lambda s, x: s.fc(s.a(x).flatten(1)),
         {"a": conv(3, 16, 3), "fc": nn.Linear(16 * 36, 10)},
@@ -85,7 +85,7 @@ ODD = {
         {"a": 16, "c": 4},
         {"fc": "outputs"},
     ),
-    "parameters of its own": (
+    "parameters of the network": (
         lambda s, x: s.fc(pool(s.p(s.a(x) + s.shift)) * s.scale),
         {
             "a": conv(3, 16, 3),
@@ -166,9 +166,9 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_odd_networks(name):
-    forward, layers, units, left_out = ODD[name]
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_networks_have_the_expected_units_and_are_pruned_exactly(name):
+    forward, layers, units, left_out = UNUSUAL[name]
     net = Net(forward, **{key: copy.deepcopy(layer) for key, layer in layers.items()})
     space = filter_space(net, IMAGE)
     assert {layer.name: layer.size for layer in space.layers} == units
@@ -195,7 +195,7 @@ def test_odd_networks(name):
         assert space.kept_params(mask) == sum(parameter.numel() for parameter in small.parameters())
 
 
-def test_units_take_everything_that_belongs_to_them():
+def test_unit_of_a_convolution_includes_norm_and_columns_of_the_next_layer():
     net = nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
     space = filter_space(net, IMAGE)
     bits = torch.tensor([True, False, True, True])
@@ -222,13 +222,13 @@ def test_units_take_everything_that_belongs_to_them():
     ],
     ids=["depthwise", "grouped", "strided", "dilated"],
 )
-def test_macs_by_hand(layer, macs):
+def test_macs_equal_counts_by_hand(layer, macs):
     net = nn.Sequential(conv(3, 8, 1), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     space = filter_space(net, IMAGE)
     assert space.kept_macs(space.full()) == 3 * 8 * 64 + macs + 80
 
 
-def test_macs_of_the_published_vgg16():
+def test_macs_of_vgg16_equal_the_published_number():
     net = build_model("vgg16", (3, 32, 32))
     space = filter_space(net, torch.zeros(1, 3, 32, 32))
     assert space.kept_macs(space.full()) == 313_201_664
@@ -246,8 +246,8 @@ def resnet() -> FilterSpace:
 @pytest.mark.parametrize("on_empty", ["allow", "keep_one"])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
 @pytest.mark.parametrize("hold", ["params", "macs"])
-def test_held_densities_are_the_longest_prefix_that_fits(resnet, hold, scope, on_empty):
-    """Also where a longer one costs less: shares are rounded by their remainders, and emptied layers keep a unit."""
+def test_mask_of_density_in_params_or_macs_is_the_longest_prefix_that_fits(resnet, hold, scope, on_empty):
+    """Also where a longer prefix costs less, as shares are rounded and emptied layers keep a unit."""
     cost = {"params": resnet.kept_params, "macs": resnet.kept_macs}[hold]
     saliency = torch.rand(resnet.n_units, generator=torch.Generator().manual_seed(1))
     prefixes = {
@@ -265,7 +265,7 @@ def test_held_densities_are_the_longest_prefix_that_fits(resnet, hold, scope, on
         assert mask == prefixes[longest]
 
 
-def test_held_densities_with_ties_and_empty_layers(resnet):
+def test_masks_of_density_in_params_or_macs_handle_ties_and_empty_layers(resnet):
     generator = torch.Generator().manual_seed(2)
     tied = resnet.top_k(torch.zeros(resnet.n_units), 0.5, generator=generator, hold="macs")
     assert resnet.kept_macs(tied) <= 0.5 * resnet.kept_macs(resnet.full())
@@ -279,7 +279,7 @@ def test_held_densities_with_ties_and_empty_layers(resnet):
     assert same[0] == same[1]
 
 
-def test_bad_densities(resnet):
+def test_impossible_densities_and_unknown_hold_raise_input_error(resnet):
     saliency = torch.rand(resnet.n_units)
     with pytest.raises(InputError, match="less than"):
         resnet.top_k(saliency, 1e-9, hold="params", on_empty="keep_one")
@@ -289,7 +289,7 @@ def test_bad_densities(resnet):
         resnet.top_k(saliency, 0.5, hold="mac")
 
 
-def test_sums_over_filters_and_over_everything(resnet):
+def test_unit_sums_add_filters_alone_or_all_coupled_parameters(resnet):
     net = build_model("resnet20", (3, 16, 16))
     ones = {name: torch.ones_like(parameter) for name, parameter in net.named_parameters()}
     assert torch.equal(resnet.unit_sums(ones).double(), resnet.unit_costs("params"))  # no entry counts twice
@@ -300,7 +300,7 @@ def test_sums_over_filters_and_over_everything(resnet):
         resnet.unit_sums({"nothing": torch.ones(3)})
 
 
-def test_the_fingerprint_knows_which_positions_a_unit_takes():
+def test_fingerprint_depends_on_the_positions_of_units():
     def two(groups):
         forward = lambda s, x: s.fc(pool(s.b(shuffled(s.a(x), groups))))  # noqa: E731
         return Net(forward, a=conv(3, 16, 3), b=conv(16, 16, 3, groups=4), fc=nn.Linear(16, 10))
@@ -348,7 +348,7 @@ def shared_weight():
         (lambda: nn.Linear(4, 4), torch.zeros(1, 4), "no channels that can be removed"),
     ],
 )
-def test_bad_networks_and_examples_are_refused_and_stay_as_they_were(make, example, message):
+def test_unsuitable_networks_and_examples_raise_input_error_and_do_not_change(make, example, message):
     net = make()
     before = copy.deepcopy(net.state_dict())
     random_state = torch.get_rng_state()
@@ -362,7 +362,7 @@ def test_bad_networks_and_examples_are_refused_and_stay_as_they_were(make, examp
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_the_network_stays_as_it_was():
+def test_filter_space_and_prune_do_not_change_the_network():
     net = build_model("resnet20", (3, 16, 16)).train()
     net(torch.randn(2, 3, 16, 16)).sum().backward()
     before = copy.deepcopy(net.state_dict())
@@ -376,8 +376,8 @@ def test_the_network_stays_as_it_was():
     assert all(torch.equal(old, now.grad) for old, now in zip(gradients, net.parameters(), strict=True))
 
 
-def test_a_space_is_shown_in_one_line_and_printed_with_coupled_tensors_and_what_is_left_out():
-    forward, layers, *_ = ODD["residual"]
+def test_str_of_a_filter_space_lists_coupled_tensors_and_layers_left_out():
+    forward, layers, *_ = UNUSUAL["residual"]
     space = filter_space(Net(forward, **layers), IMAGE)
     assert repr(space) == f"FilterSpace(4 units in 1 layer, fingerprint {space.fingerprint})"
     shown, *table = str(space).splitlines()

@@ -1,4 +1,4 @@
-"""A second opinion: torch-pruning's dependency graph, a program of others, finds the same groups of channels."""
+"""An independent check: the dependency graph of torch-pruning has the same groups of channels."""
 
 import pytest
 import torch
@@ -20,17 +20,17 @@ NETWORKS = [
 
 def ours(space, unit):
     """(weight, dimension) -> positions, of the weights of convolutions and linear layers."""
-    taken = {}
+    found = {}
     for run in space.groups.runs:
         positions = (run.units == unit).nonzero()[0].tolist()
         if positions and len(space.groups.shapes[run.tensor]) > 1:
-            taken[run.tensor, run.dim] = positions
-    return taken
+            found[run.tensor, run.dim] = positions
+    return found
 
 
 def theirs(net, graph, weight, position):
     names = {module: name for name, module in net.named_modules()}
-    taken = {}
+    found = {}
     root = net.get_submodule(weight.removesuffix(".weight"))
     group = graph.get_pruning_group(root, tp.prune_conv_out_channels, [position])
     for dependency, positions in group:
@@ -38,19 +38,21 @@ def theirs(net, graph, weight, position):
         if isinstance(module, nn.Linear | nn.Conv2d):
             depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
             dim = 0 if depthwise or graph.is_out_channel_pruning_fn(dependency.handler) else 1
-            taken.setdefault((f"{names[module]}.weight", dim), set()).update(positions)
-    return {key: sorted(positions) for key, positions in taken.items()}
+            found.setdefault((f"{names[module]}.weight", dim), set()).update(positions)
+    return {key: sorted(positions) for key, positions in found.items()}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_groups_are_those_of_torch_pruning(name):
+def test_groups_of_channels_equal_the_groups_of_torch_pruning(name):
     shape = (3, 64, 64) if ":" in name else (3, 32, 32)
     net = build_model(name, shape).eval()
     image = torch.zeros(1, *shape)
     space = filter_space(net, image)
     graph = tp.DependencyGraph().build_dependency(net, example_inputs=image)
     convolutions = [layer for layer in space.layers if len(layer.shape) == 4]
-    for layer in convolutions[:: max(1, len(convolutions) // 3)]:  # some, because a group of theirs takes a while
+    for layer in convolutions[
+        :: max(1, len(convolutions) // 3)
+    ]:  # only some, as torch-pruning takes a while for a group
         weight = f"{layer.name}.weight"
         for unit in {layer.start, layer.stop - 1}:
             mine = ours(space, unit)

@@ -42,7 +42,7 @@ class Detector(nn.Module):
         return {"boxes": self.boxes(features), "scores": [self.classes(features), None], "name": "detector"}
 
 
-class KeepsATensor(nn.Module):
+class StoresTensor(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b, self.f = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
@@ -53,7 +53,7 @@ class KeepsATensor(nn.Module):
 
 
 class OneNumber(nn.Module):
-    """Tokens in, one number per example out."""
+    """Takes tokens and returns one number per example."""
 
     def __init__(self):
         super().__init__()
@@ -67,15 +67,15 @@ EXAMPLES = [
     (TwoBranches, (torch.randn(2, 4), torch.randn(2, 5))),
     (TwoBranches, {"y": torch.randn(2, 5), "x": torch.randn(2, 4)}),
     (Detector, torch.randn(2, 3, 6, 6)),
-    (KeepsATensor, torch.randn(2, 3, 8, 8)),
+    (StoresTensor, torch.randn(2, 3, 8, 8)),
     (OneNumber, torch.randint(11, (2, 5))),
 ]
 
 
 @pytest.mark.parametrize(("make", "example"), EXAMPLES)
-def test_masked_equals_pruned_for_every_form(make, example):
+def test_masked_network_equals_pruned_network_for_all_forms_of_inputs_and_outputs(make, example):
     model = make().eval()
-    call_model(model, example)  # leaves a tensor with a gradient in KeepsATensor
+    call_model(model, example)  # leaves a tensor with a gradient in StoresTensor
     space = ms.filter_space(model, example)
     mask = space.random(density=0.5, scope="layerwise", generator=torch.Generator().manual_seed(1))
     small = ms.prune(model, space, mask)
@@ -91,7 +91,7 @@ def test_masked_equals_pruned_for_every_form(make, example):
     assert ms.cost.peak_memory(small, example) > 0
 
 
-def test_layers_that_run_twice_or_share_a_weight_have_units():
+def test_layers_before_a_repeated_layer_or_a_shared_weight_have_units():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -124,7 +124,7 @@ def test_layers_that_run_twice_or_share_a_weight_have_units():
     assert space.kept_macs(mask) == ms.cost.macs(small, inputs)
 
 
-def test_units_are_exact_in_branches_that_depend_on_the_input():
+def test_masked_equals_pruned_in_branches_that_depend_on_the_input():
     class Branch(nn.Module):
         def __init__(self):
             super().__init__()
@@ -144,7 +144,7 @@ def test_units_are_exact_in_branches_that_depend_on_the_input():
                 torch.testing.assert_close(model(inputs), small(inputs))
 
 
-def test_wrappers_have_the_space_of_the_network_inside():
+def test_wrapped_and_compiled_networks_have_the_space_of_the_plain_network():
     model = Detector().eval()
     example = torch.randn(1, 3, 6, 6)
     bare, wrapped = ms.filter_space(model, example), ms.filter_space(nn.DataParallel(model), example)

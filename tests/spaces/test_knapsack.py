@@ -28,7 +28,7 @@ def space():
 
 @pytest.mark.parametrize("hold", ["macs", "params"])
 @pytest.mark.parametrize("density", [0.2, 0.45, 0.8])
-def test_no_widths_within_the_budget_have_a_larger_sum(space, hold, density):
+def test_knapsack_nearly_maximises_the_sum_of_saliencies_within_the_budget(space, hold, density):
     saliency = torch.rand(space.n_units, generator=torch.Generator().manual_seed(1)).double()
     mask = space.top_k(saliency, density, scope="knapsack", hold=hold, on_empty="keep_one")
     assert space.share(mask, hold) <= density
@@ -43,12 +43,12 @@ def test_no_widths_within_the_budget_have_a_larger_sum(space, hold, density):
     )
 
 
-def test_in_units_it_is_the_global_ranking(space):
+def test_knapsack_of_units_equals_the_global_ranking(space):
     saliency = torch.rand(space.n_units)
     assert space.top_k(saliency, 0.5, scope="knapsack") == space.top_k(saliency, 0.5)
 
 
-def test_a_budget_that_no_mask_fits_is_an_error(space):
+def test_budget_below_a_unit_per_layer_raises_input_error(space):
     with pytest.raises(InputError, match="one unit per layer"):
         space.top_k(torch.rand(space.n_units), 1e-3, scope="knapsack", hold="macs")
 
@@ -68,7 +68,7 @@ class Branches(nn.Module):
         return self.head(x)
 
 
-def test_in_a_union_the_ranking_chooses_blocks_and_the_knapsack_their_units():
+def test_knapsack_of_a_union_ranks_blocks_and_maximises_the_sum_over_remaining_units():
     network, inputs = Branches().eval(), torch.zeros(1, 8)
     space = union_space(block_space(network, inputs), filter_space(network, inputs))
     n = space.blocks.n_units

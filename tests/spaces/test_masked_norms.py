@@ -1,4 +1,4 @@
-"""``norms=True``: channels that a LayerNorm or RMSNorm sees, with statistics over the kept channels only."""
+"""``norms=True``: channels before a LayerNorm or RMSNorm are units; norms use statistics of the kept channels."""
 
 import copy
 
@@ -18,7 +18,7 @@ from masksearch.training.own_loop_mask import keep_mask
 
 
 class RMS(nn.Module):
-    """A norm as language models write it."""
+    """RMSNorm, written as in language models."""
 
     def __init__(self, size):
         super().__init__()
@@ -132,7 +132,7 @@ def difference(one, other):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_units(name):
+def test_norms_true_adds_channels_before_norms_as_units(name):
     net, x, units = build(name)
     space = filter_space(net, x, norms=True)
     assert {layer.name: layer.size for layer in space.layers} == units
@@ -146,7 +146,7 @@ def test_units(name):
 
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masked_equals_pruned(name, density):
+def test_masked_network_with_norms_equals_pruned_network(name, density):
     net, x, _ = build(name)
     space = filter_space(net, x, norms=True)
     mask = random_mask(space, density)
@@ -182,7 +182,7 @@ def rms_norm_of_kept(x, keep, weight, bias):
 @pytest.mark.parametrize(
     ("name", "formula"), [("layer norm", layer_norm_of_kept), ("RMSNorm written out", rms_norm_of_kept)]
 )
-def test_masked_networks_by_formula(name, formula):
+def test_masked_norms_equal_the_published_formulas(name, formula):
     net, x, _ = build(name)
     net, x = net.double(), x.double()
     space = filter_space(net, x, norms=True)
@@ -223,7 +223,7 @@ def test_training_under_a_mask_equals_training_of_the_pruned_network(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_pruned_networks_are_saved_loaded_and_exported(name, tmp_path):
+def test_pruned_networks_with_norms_are_saved_loaded_and_exported(name, tmp_path):
     net, x, _ = build(name)
     space = filter_space(net, x, norms=True)
     mask = random_mask(space, 0.5)
@@ -234,7 +234,7 @@ def test_pruned_networks_are_saved_loaded_and_exported(name, tmp_path):
     torch.testing.assert_close(torch.export.export(small, (x,)).module()(x), small(x))
 
 
-def test_criteria_and_new_spaces_of_masked_networks():
+def test_taylor_of_a_masked_network_with_norms_equals_taylor_of_the_pruned_network():
     net, x, _ = build("layer norm")
     space = filter_space(net, x, norms=True)
     mask = random_mask(space, 0.5)
@@ -246,7 +246,7 @@ def test_criteria_and_new_spaces_of_masked_networks():
     assert filter_space(net, x, norms=True).fingerprint == space.fingerprint
 
 
-def test_a_mask_that_keeps_no_channel_of_a_norm_gives_the_output_of_a_zero_norm():
+def test_norm_without_kept_channels_returns_zero():
     net, x, _ = build("layer norm")
     space = filter_space(net, x, norms=True)
     bits = torch.ones(space.n_units, dtype=torch.bool)
@@ -256,7 +256,7 @@ def test_a_mask_that_keeps_no_channel_of_a_norm_gives_the_output_of_a_zero_norm(
 
 
 @pytest.mark.parametrize("name", ["layer norm", "RMSNorm written out"])
-def test_fast_scoring(name):
+def test_compact_path_with_norms_equals_pruned_network(name):
     net, x, _ = build(name)
     space = filter_space(net, x, norms=True)
     mask = random_mask(space, 0.5)

@@ -38,7 +38,7 @@ def per_group(mask, m=4):
     return mask.bits.view(-1, m).sum(1)
 
 
-def test_layers_are_those_with_a_multiple_of_m_inputs():
+def test_nm_space_has_layers_with_a_multiple_of_m_inputs():
     space = ms.nm_space(network())
     assert [layer.name for layer in space.layers] == ["2", "5", "7"]
     assert dict(space.left_out)["0"] == "an output has 9 inputs, not a multiple of 4"
@@ -66,7 +66,7 @@ def test_rankings_keep_the_best_n_of_every_group(n, m):
     assert not space.has_pattern(space.full())
 
 
-def test_ties_are_drawn_and_draws_are_uniform():
+def test_ties_and_random_masks_are_uniform_within_groups():
     space = ms.nm_space(nn.Linear(4, 5000))
     for mask in (space.top_k(torch.zeros(space.n_units)), space.random()):
         assert (per_group(mask) == 2).all()
@@ -75,14 +75,14 @@ def test_ties_are_drawn_and_draws_are_uniform():
 
 
 @pytest.mark.parametrize("arguments", [{"density": 0.3}, {"sparsity": 0.9}, {"scope": "erk"}, {"hold": "params"}])
-def test_other_amounts_are_refused(arguments):
+def test_other_densities_scopes_and_holds_of_nm_spaces_raise_input_error(arguments):
     space = ms.nm_space(network())
     with pytest.raises(InputError, match=r"keep 0\.5 of every layer|allows only 'units'"):
         space.random(**arguments)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (4, 4), (2.0, 4), (3, 2)])
-def test_invalid_patterns_are_refused(n, m):
+def test_invalid_patterns_raise_input_error(n, m):
     with pytest.raises(InputError, match=r"^n: "):
         ms.nm_space(network(), n, m)
     with pytest.raises(InputError, match="multiple of 5"):
@@ -90,7 +90,7 @@ def test_invalid_patterns_are_refused(n, m):
 
 
 @pytest.mark.parametrize("name", ["magnitude", "snip", "grasp", "synflow", "random", "lamp"])
-def test_criteria_keep_the_pattern(name):
+def test_masks_of_criteria_keep_the_pattern(name):
     model, space = network(), ms.nm_space(network())
     mask = select(name, model, space, split())
     assert (per_group(mask) == 2).all()
@@ -101,7 +101,7 @@ def test_criteria_keep_the_pattern(name):
     [RandomSearch(), Annealing(radius_start=0.1), Annealing(within=0.5, chains=2), Evolution(population=6)],
     ids=["random", "annealing", "chains", "evolution"],
 )
-def test_searches_swap_within_groups(searcher):
+def test_searches_keep_the_pattern(searcher):
     model = network()
     space = ms.nm_space(model)
     seen = []
@@ -119,7 +119,7 @@ def test_searches_swap_within_groups(searcher):
     assert scorer(seen[-1]).value == pytest.approx(slow(seen[-1]).value, rel=1e-5)
 
 
-def test_moves_have_the_radius_and_are_equally_likely():
+def test_moves_in_groups_have_the_radius_and_are_equally_likely():
     space = ms.nm_space(nn.Linear(8, 1))
     rng = np.random.default_rng(0)
     counts = np.zeros(space.n_units)
@@ -138,7 +138,7 @@ def test_moves_have_the_radius_and_are_equally_likely():
     assert partition.mask() == space.random(generator=torch.Generator().manual_seed(0)).moved(move)
 
 
-def test_a_million_groups_are_fast():
+def test_100_moves_of_a_million_groups_take_below_a_second():
     space = ms.nm_space(nn.Linear(2048, 2048))
     mask = space.random()
     partition, rng = GroupPartition(mask), np.random.default_rng(0)
@@ -148,7 +148,7 @@ def test_a_million_groups_are_fast():
     assert time.perf_counter() - start < 1
 
 
-def test_a_start_without_the_pattern_is_refused():
+def test_start_mask_without_the_pattern_raises_input_error():
     space = ms.nm_space(nn.Linear(4, 2))
     bits = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0], dtype=torch.bool)
     with pytest.raises(InputError, match="keep 0 to 4 units"):

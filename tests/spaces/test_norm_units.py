@@ -1,4 +1,4 @@
-"""Channels of GroupNorm, by whole groups, and of InstanceNorm: masked and pruned networks are equal."""
+"""Channels before GroupNorm, in whole groups, and before InstanceNorm: masked and pruned networks are equal."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def build(name, seed=0):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_units(name):
+def test_groups_of_group_norm_and_channels_of_instance_norm_are_units(name):
     net, x, units = build(name)
     space = filter_space(net, x)
     assert {layer.name: layer.size for layer in space.layers} == units
@@ -109,14 +109,14 @@ def test_units(name):
 
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masked_equals_pruned(name, density):
+def test_masked_network_with_group_or_instance_norm_equals_pruned_network(name, density):
     net, x, _ = build(name)
     space = filter_space(net, x)
     assert_masked_equals_pruned(net, space, random_mask(space, density), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_training_saving_and_loading(name, tmp_path):
+def test_pruned_networks_with_group_or_instance_norm_are_trained_saved_and_loaded(name, tmp_path):
     net, x, _ = build(name)
     space = filter_space(net, x)
     mask = random_mask(space, 0.5)
@@ -130,7 +130,7 @@ def test_training_saving_and_loading(name, tmp_path):
         torch.testing.assert_close(loaded(x), small(x))
 
 
-def test_group_norm_by_its_formula():
+def test_pruned_group_norm_equals_the_published_formula():
     """Wu and He 2018, eq. 1, on the groups that stay; the removed group changes nothing in the others."""
     net, x, _ = build("group norm")
     net, x = net.double(), x.double()
@@ -148,12 +148,12 @@ def test_group_norm_by_its_formula():
     torch.testing.assert_close(small(x), y @ net[7].weight.T + net[7].bias, rtol=0, atol=1e-12)
 
 
-def test_reasons():
+def test_channels_before_a_norm_of_a_single_group_are_left_out_with_the_reason():
     net, x, _ = build("one group")
     assert "normalises over channels" in dict(filter_space(net, x).left_out)["0"]
 
 
-def test_fast_scoring_keeps_groups_together():
+def test_compact_path_with_group_norm_equals_pruned_network():
     net, x, _ = build("group norm")
     space = filter_space(net, x)
     mask = random_mask(space, 0.5)

@@ -1,4 +1,4 @@
-"""``norms=True`` with attention: channels of the residual stream of transformers, tested with formulas of their own."""
+"""``norms=True`` with attention: channels of the residual stream of transformers, checked with published formulas."""
 
 import copy
 
@@ -64,7 +64,7 @@ def vit():
 IDS = torch.randint(0, 20, (2, 7), generator=torch.Generator().manual_seed(0))
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NETWORKS = {
-    "own": (Attention, IDS, {"heads": 4, "trunk": 16}),
+    "small attention": (Attention, IDS, {"heads": 4, "trunk": 16}),
     "gpt2": (
         lambda: transformer(
             "GPT2LMHeadModel",
@@ -127,7 +127,7 @@ def by_formula(net, space, mask):
 
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_channels_of_the_residual_stream_are_exact_with_heads(name, density):
+def test_masked_channels_of_the_residual_stream_equal_pruned_network_and_formula(name, density):
     net, inputs, counts = built(name)
     space = ms.filter_space(net, inputs, norms=True)
     plain = ms.filter_space(net, inputs)
@@ -147,7 +147,7 @@ def test_channels_of_the_residual_stream_are_exact_with_heads(name, density):
 
 
 def test_tied_embeddings_stay_tied():
-    net, inputs, _ = built("own")
+    net, inputs, _ = built("small attention")
     space = ms.filter_space(net, inputs, norms=True)
     small = ms.prune(net, space, space.random(0.5, "layerwise", torch.Generator().manual_seed(2)))
     assert small.head.weight is small.embed.weight

@@ -1,4 +1,4 @@
-"""Rules that follow channels through operations: masked and pruned networks are equal, and no unit is missing."""
+"""Rules for channels of operations: masked and pruned networks are equal, and no unit is missing."""
 
 import pytest
 import torch
@@ -105,21 +105,21 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_channels_are_followed_exactly(name):
+def test_channels_through_all_operations_are_units_and_pruned_exactly(name):
     net, example, units = NETWORKS[name]
     space = filter_space(net, example)
     assert {layer.name: layer.size for layer in space.layers} == units
     assert_exact(net, space, example)
 
 
-def test_the_space_of_a_channels_last_network_is_that_of_the_plain_network():
+def test_channels_last_network_has_the_space_of_the_plain_network():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
     plain = filter_space(net, IMAGE)
     last = torch.channels_last
     assert filter_space(net.to(memory_format=last), IMAGE.to(memory_format=last)).fingerprint == plain.fingerprint
 
 
-def test_activations_that_a_mask_does_not_zero_are_no_terms_that_can_be_removed():
+def test_product_of_activations_without_zero_at_pruned_channels_is_left_out():
     gate = Net(
         lambda s, x: s.h(torch.bmm(s.a(x).sigmoid().flatten(2).transpose(1, 2), s.b(x).sigmoid().flatten(2)).mean(1)),
         a=nn.Conv2d(3, 4, 3),

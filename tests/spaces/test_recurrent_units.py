@@ -157,7 +157,7 @@ def build(name, seed=0):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_units(name):
+def test_layers_of_recurrent_networks_have_the_expected_units(name):
     net, x, units = build(name)
     space = filter_space(net, x)
     assert {layer.name: layer.size for layer in space.layers} == units
@@ -165,14 +165,14 @@ def test_units(name):
 
 @pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masked_equals_pruned(name, density):
+def test_masked_recurrent_network_equals_pruned_network(name, density):
     net, x, _ = build(name)
     space = filter_space(net, x)
     assert_masked_equals_pruned(net, space, random_mask(space, density), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_training_saving_and_loading(name, tmp_path):
+def test_pruned_recurrent_networks_are_trained_saved_and_loaded(name, tmp_path):
     net, x, _ = build(name)
     space = filter_space(net, x)
     mask = random_mask(space, 0.5)
@@ -191,19 +191,19 @@ def test_training_saving_and_loading(name, tmp_path):
         torch.testing.assert_close(net(x), small(x))
 
 
-def test_reasons():
+def test_layers_with_start_states_are_left_out_with_the_reason():
     net, x, _ = build("encoder's states start the decoder")
     reasons = dict(filter_space(net, x).left_out)
     assert "start state" in reasons["d"]
     assert "start state" in reasons["e"]
 
 
-def test_outputs_are_left_out():
+def test_recurrent_layer_as_output_layer_has_no_units():
     with pytest.raises(InputError, match="no channels that can be removed"):
         filter_space(nn.GRU(6, 8, batch_first=True), SEQUENCE)
 
 
-def test_lstm_by_its_formula():
+def test_pruned_lstm_equals_the_published_formula():
     """Hochreiter and Schmidhuber 1997 with forget gates, in the notation of torch's documentation."""
     net, x, _ = build("one-layer LSTM")
     net, x = net.double(), x.double()
@@ -222,7 +222,7 @@ def test_lstm_by_its_formula():
     torch.testing.assert_close(prune(net, space, mask)(x), expected, rtol=0, atol=1e-12)
 
 
-def test_unequal_sizes_give_the_outputs_of_single_layers():
+def test_pruned_lstm_of_unequal_sizes_equals_single_layers():
     net, x, _ = build("LSTM of two layers and directions")
     space = filter_space(net, x)
     small = prune(net, space, random_mask(space, 0.5)).r
@@ -256,7 +256,7 @@ def test_unequal_sizes_give_the_outputs_of_single_layers():
     assert not torch.equal(small(x, (h, c))[0], outputs)
 
 
-def test_start_states_continue_packed_and_plain_sequences():
+def test_pruned_rnn_continues_packed_and_plain_sequences_from_start_states():
     net, x, _ = build("RNN with tanh, no biases")
     space = filter_space(net, x)
     small = prune(net, space, random_mask(space, 0.4)).r
@@ -275,7 +275,7 @@ def test_start_states_continue_packed_and_plain_sequences():
         torch.testing.assert_close(padded[row, :length], wanted[0])
 
 
-def test_dropout_between_layers_acts_in_training():
+def test_pruned_gru_drops_out_between_layers_only_in_training():
     net, x, _ = build("GRU of two layers and directions")
     net.r.dropout = 0.5
     space = filter_space(net, x)
@@ -284,7 +284,7 @@ def test_dropout_between_layers_acts_in_training():
     assert not torch.equal(small.train()(x), small(x))
 
 
-def test_pruned_again():
+def test_pruned_lstm_is_pruned_again():
     net, x, _ = build("LSTM of two layers and directions")
     space = filter_space(net, x)
     small = prune(net, space, random_mask(space, 0.5))
@@ -296,7 +296,7 @@ def test_pruned_again():
         torch.testing.assert_close(smaller(x), small(x))
 
 
-def test_pruned_network_can_be_exported():
+def test_pruned_gru_is_exported():
     net, x, _ = build("GRU of two layers and directions")
     space = filter_space(net, x)
     small = prune(net, space, random_mask(space, 0.5))
@@ -305,7 +305,7 @@ def test_pruned_network_can_be_exported():
 
 
 @pytest.mark.parametrize("name", ["convolution before a GRU", "LSTM of two layers and directions"])
-def test_fast_scoring(name):
+def test_compact_path_of_recurrent_networks_equals_pruned_network(name):
     net, x, _ = build(name)
     space = filter_space(net, x)
     mask = random_mask(space, 0.5)

@@ -1,4 +1,4 @@
-"""Union of blocks and filters: masked equals pruned, one form per network, costs, searches, criteria, files."""
+"""Unions of blocks and filters: masked equals pruned, canonical masks, costs, searches, criteria, files."""
 
 import copy
 
@@ -57,7 +57,7 @@ def union(model, example, proved=False, **settings):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_masked_equals_pruned(name):
+def test_masked_network_of_a_union_equals_pruned_network(name):
     build, example, settings = NETWORKS[name]
     model = randomised(build()).double()
     space = union(model, example, proved=True, **settings)
@@ -104,7 +104,7 @@ def test_units_of_removed_blocks_count_as_removed(name):
     assert space.unit_costs("params")[block] == space.kept_params(space.full()) - space.kept_params(mask)
 
 
-def test_heads_neurons_and_blocks_are_units_of_one_space():
+def test_union_of_an_encoder_has_blocks_heads_and_neurons_as_units():
     space = union(encoder(), TOKENS)
     names = [layer.name for layer in space.layers]
     assert names[:4] == ["layers.0.self_attn", "layers.0", "layers.1.self_attn", "layers.1"] or len(names) == 8
@@ -115,7 +115,7 @@ def test_heads_neurons_and_blocks_are_units_of_one_space():
 
 @pytest.mark.parametrize("hold", ["units", "params", "macs"])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "isomorphic"])
-def test_rankings_fill_the_budget(hold, scope):
+def test_rankings_in_a_union_fill_the_budget(hold, scope):
     space = union(torchvision.models.resnet18(num_classes=10), IMAGE)
     for density in (0.3, 0.6, 0.9):
         mask = space.random(density, scope, torch.Generator().manual_seed(0), hold=hold)
@@ -161,7 +161,7 @@ class Checking:
 
 
 REFUSING = [name for name, make in SEARCHERS.items() if isinstance(make(), LevelSearcher) and not make().takes_blocks]
-# Slow, of filters alone, or without multiple_of:
+# Slow, for filters alone, or without multiple_of:
 OTHERS = {"optuna_gp", "annealing_thesis_cnn", "energy_annealing", "evopress", *REFUSING}
 
 
@@ -182,11 +182,11 @@ def test_searchers_propose_canonical_masks_within_the_budget(name, hold, setting
     scorer = Checking(space, amount)
     ms.search(space, name, scorer, amount, 40, saliencies=saliencies)
     assert len(scorer.numbers) > 5
-    assert len({numbers[:4] for numbers in scorer.numbers}) > 1  # blocks go and come back
+    assert len({numbers[:4] for numbers in scorer.numbers}) > 1  # blocks are removed and restored
 
 
 @pytest.mark.parametrize("name", ["annealing", "evolution", "annealing_thesis_mlp"])
-def test_searches_resume(name, tmp_path):
+def test_resumed_search_in_a_union_equals_uninterrupted_search(name, tmp_path):
     space = union(mlp(), torch.zeros(1, 8))
     amount = ms.Amount(0.6, hold="macs")
     whole = ms.search(space, name, Checking(space, amount), amount, 60, folder=tmp_path / "whole")
@@ -206,7 +206,7 @@ def split(n=40):
     return Split(torch.randn(n, 8, generator=generator), torch.randint(12, (n,), generator=generator))
 
 
-def test_a_search_decides_between_blocks_and_neurons():
+def test_annealing_in_a_union_beats_its_start_and_scores_the_pruned_network():
     model = randomised(mlp())
     space = union(model, torch.zeros(1, 8))
     scorer = ms.Scorer(model, space, split(), "loss")
@@ -230,14 +230,14 @@ def test_criteria_rank_blocks_and_filters(name):
     assert not (later.bits & ~mask.bits).any()
 
 
-def test_criteria_of_one_kind_are_refused():
+def test_criterion_for_filters_alone_refuses_unions():
     model = mlp()
     with pytest.raises(InputError, match="criterion 'fpgm': is for filter masks, not union"):
         select("fpgm", model, union(model, torch.zeros(1, 8)), split(), 0.5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit", "encoder"])
-def test_pruned_networks_come_back_from_files(name, tmp_path):
+def test_pruned_networks_of_a_union_are_saved_loaded_and_restored(name, tmp_path):
     build, example, settings = NETWORKS[name]
     model = randomised(build())
     space = union(model, example, **settings)
@@ -254,7 +254,7 @@ def test_pruned_networks_come_back_from_files(name, tmp_path):
     assert (whole.eval()(x) - small(x)).abs().max() <= 1e-4 * small(x).std()
 
 
-def test_training_under_a_mask_keeps_zeros():
+def test_training_under_a_union_mask_keeps_pruned_weights_at_zero():
     model = randomised(mlp())
     space = union(model, torch.zeros(1, 8))
     mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
@@ -263,13 +263,13 @@ def test_training_under_a_mask_keeps_zeros():
     assert torch.allclose(ms.prune(model, space, mask).eval()(x), model.eval()(x), atol=1e-5)
 
 
-def test_latency_is_measured():
+def test_latency_share_of_a_union_mask_is_positive():
     model = randomised(mlp())
     space = union(model, torch.zeros(1, 8))
     assert ms.LatencyShare(model, space, torch.zeros(1, 8), seconds=0.01)(space.random(0.5)) > 0
 
 
-def test_what_has_no_meaning_is_refused():
+def test_wrong_unions_scopes_and_densities_raise_input_error():
     model = mlp()
     blocks, filters = ms.block_space(model, torch.zeros(1, 8)), ms.filter_space(model, torch.zeros(1, 8))
     space = ms.union_space(blocks, filters)
@@ -297,7 +297,7 @@ def test_what_has_no_meaning_is_refused():
 
 
 class ReadsWidth(nn.Module):
-    """A branch whose removal works with all channels only: code reads the width of another layer."""
+    """A branch that can be removed only while another layer keeps all channels, as code reads that layer's width."""
 
     def __init__(self):
         super().__init__()
@@ -314,7 +314,7 @@ class ReadsWidth(nn.Module):
         return self.out(x + y)
 
 
-def test_blocks_that_fail_beside_channels_are_left_out():
+def test_block_that_cannot_be_removed_beside_channels_is_left_out():
     model = ReadsWidth()
     example = torch.zeros(1, 8)
     blocks, filters = ms.block_space(model, example), ms.filter_space(model, example)

@@ -1,4 +1,4 @@
-"""Weight spaces: which layers have units, and masks applied and taken off again to the last bit."""
+"""Weight spaces: layers with units, and masks that are applied and removed without a change of any bit."""
 
 import copy
 
@@ -53,7 +53,7 @@ def test_units_are_the_weights_of_linear_and_convolutional_layers():
     assert space.layer_weights() == ["0.weight", "4.weight", "6.weight"]
 
 
-def test_layers_are_chosen_by_kind_and_by_name():
+def test_layers_of_a_weight_space_are_chosen_by_kind_and_by_name():
     net = make_net()
     assert [layer.name for layer in weight_space(net, "conv").layers] == ["0"]
     assert [layer.name for layer in weight_space(net, "linear").layers] == ["4", "6"]
@@ -67,7 +67,7 @@ def test_layers_are_chosen_by_kind_and_by_name():
     assert [layer.name for layer in weight_space(one_d_and_three_d).layers] == ["0", "1", "2", "3"]
 
 
-def test_what_can_not_be_a_space_is_an_error_of_one_line():
+def test_networks_without_maskable_weights_and_unknown_layers_raise_input_error():
     with pytest.raises(InputError, match="has no conv layer"):
         weight_space(nn.Linear(2, 2), "conv")
     with pytest.raises(InputError, match="ReLU has no layer with weights to prune; a network with"):
@@ -85,7 +85,7 @@ def test_what_can_not_be_a_space_is_an_error_of_one_line():
 
 
 @pytest.mark.parametrize("left_out", ["0", "1"])
-def test_a_tied_weight_can_be_masked_under_either_name(left_out):
+def test_tied_weight_is_masked_by_each_of_both_names(left_out):
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tied[1].weight = tied[0].weight
     space = weight_space(tied, exclude=[left_out])
@@ -96,7 +96,7 @@ def test_a_tied_weight_can_be_masked_under_either_name(left_out):
     signed_constants(tied, space)
 
 
-def poisoned(model, seed):
+def with_special_values(model, seed):
     """Negative zeros, NaN with payloads, infinities and subnormal numbers in every tensor."""
     odd = torch.tensor([0x80000000, 0x7FC12345, 0xFFC00001, 0x7F800001, 0xFF800000, 0x00000001], dtype=torch.int64)
     odd = (odd - (odd >= 2**31) * 2**32).to(torch.int32)  # as signed
@@ -113,8 +113,8 @@ def poisoned(model, seed):
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 2**31), st.floats(0.03, 1), st.booleans())
-def test_applied_gives_every_bit_back_also_after_an_exception(seed, density, fails):
-    model = poisoned(make_net(), seed)
+def test_applied_restores_every_bit_also_after_an_exception(seed, density, fails):
+    model = with_special_values(make_net(), seed)
     space = weight_space(model)
     mask = space.random(density, generator=torch.Generator().manual_seed(seed), on_empty="allow")
     before, kept_before = bits_of(model), mask.bits.clone()
@@ -130,7 +130,7 @@ def test_applied_gives_every_bit_back_also_after_an_exception(seed, density, fai
             untouched = [name for name in before if name not in space.layer_weights()]
             assert all(torch.equal(bits_of(model)[name], before[name]) for name in untouched)
             with torch.no_grad():
-                model[4].weight.fill_(3.0)  # what is written meanwhile is lost
+                model[4].weight.fill_(3.0)  # values written inside the block are lost
             if fails:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -139,7 +139,7 @@ def test_applied_gives_every_bit_back_also_after_an_exception(seed, density, fai
     assert torch.equal(mask.bits, kept_before)
 
 
-def test_applied_leaves_gradients_modes_and_autograd_alone():
+def test_applied_does_not_change_gradients_modes_and_requires_grad():
     model = make_net().train()
     model[1].eval()
     model[4].weight.requires_grad_(False)
@@ -155,7 +155,7 @@ def test_applied_leaves_gradients_modes_and_autograd_alone():
     assert all(torch.equal(dict(model.named_parameters())[name].grad, grad) for name, grad in grads.items())
 
 
-def test_applied_masks_nest():
+def test_nested_applied_masks_keep_their_intersection():
     model = make_net()
     space = weight_space(model)
     before = bits_of(model)
@@ -167,7 +167,7 @@ def test_applied_masks_nest():
     assert same_bits(bits_of(model), before)
 
 
-def test_apply_is_for_good():
+def test_apply_zeroes_pruned_weights_permanently():
     model = make_net()
     space = weight_space(model)
     weights = space.unit_sums(model.state_dict()).clone()
@@ -176,7 +176,7 @@ def test_apply_is_for_good():
     assert torch.equal(space.unit_sums(model.state_dict()), weights * mask.bits)
 
 
-def test_a_mask_or_model_of_another_architecture_is_refused_and_the_model_untouched():
+def test_mask_or_model_of_another_architecture_raises_input_error():
     model, other = make_net(), nn.Sequential(nn.Linear(16, 5), nn.Linear(5, 3))
     space, other_space = weight_space(model), weight_space(other)
     before = bits_of(model)
@@ -189,7 +189,7 @@ def test_a_mask_or_model_of_another_architecture_is_refused_and_the_model_untouc
     assert (other[0].weight != 0).all()
 
 
-def test_an_equal_architecture_is_the_same_space(tmp_path):
+def test_mask_is_loaded_into_the_space_of_an_equal_network(tmp_path):
     space, again = weight_space(make_net()), weight_space(copy.deepcopy(make_net()))
     assert space.fingerprint == again.fingerprint
     mask = space.random(0.2)
@@ -199,7 +199,7 @@ def test_an_equal_architecture_is_the_same_space(tmp_path):
     assert torch.equal(again.unit_sums(model.state_dict()) != 0, mask.bits)
 
 
-def test_signed_constants_keep_signs_and_the_layers_deviation():
+def test_signed_constants_keep_signs_and_standard_deviation_of_layers():
     model = make_net()
     before = bits_of(model)
     space = weight_space(model)
@@ -212,7 +212,7 @@ def test_signed_constants_keep_signs_and_the_layers_deviation():
     assert torch.equal(constant[4].bias, model[4].bias)
 
 
-def test_a_space_is_shown_in_one_line_and_printed_as_a_table():
+def test_str_of_a_weight_space_is_a_table_of_layers():
     space = weight_space(make_net())
     assert repr(space) == f"WeightSpace(131 units in 3 layers, fingerprint {space.fingerprint})"
     assert str(space).splitlines()[1:] == [
@@ -225,7 +225,7 @@ def test_a_space_is_shown_in_one_line_and_printed_as_a_table():
     ]
 
 
-def test_every_weight_of_a_product_is_covered_and_the_rest_is_listed():
+def test_weights_of_matrix_products_are_units_and_other_parameters_are_listed():
     encoder = nn.TransformerEncoderLayer(8, 2, 16)
     assert [layer.name for layer in weight_space(encoder).layers] == [
         "self_attn.in_proj_weight",
@@ -255,7 +255,7 @@ def test_every_weight_of_a_product_is_covered_and_the_rest_is_listed():
     assert "left out: table: an embedding" in str(space)
 
 
-def test_normalisations_are_left_out_with_the_reason():
+def test_scales_of_normalisations_are_left_out_with_the_reason():
     layers = [nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.PReLU(4)) for _ in range(5)]
     net = nn.ModuleDict({"net": nn.Sequential(*layers), "norm": nn.LayerNorm(4)})
     net.register_parameter("gamma", nn.Parameter(torch.ones(4)))
@@ -280,12 +280,12 @@ def test_masks_of_recurrent_and_attention_weights_are_applied():
         }
 
 
-def test_a_pattern_of_exclude_that_fits_nothing_is_an_error():
+def test_exclude_pattern_without_a_match_raises_input_error():
     with pytest.raises(InputError, match="exclude: 'fc9' fits no layer; there are 0, 4, 6"):
         weight_space(make_net(), exclude=["fc9"])
 
 
-def test_a_wrapped_network_has_the_space_of_the_network_inside():
+def test_wrapped_network_has_the_weight_space_of_the_plain_network():
     net = make_net()
     space, bare = weight_space(nn.DataParallel(net)), weight_space(net)
     assert space.fingerprint == bare.fingerprint

@@ -1,4 +1,4 @@
-"""Networks, images and scores that the tests of supermasks share."""
+"""Networks, images and scores for the tests of supermasks."""
 
 from itertools import pairwise
 from types import SimpleNamespace

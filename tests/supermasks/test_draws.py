@@ -1,4 +1,4 @@
-"""Drawing a mask from scores: gradients against derivations by hand, exact densities."""
+"""Draws of masks from scores: gradients against derivations by hand, exact densities."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from masksearch.supermasks import draw_edge_popup, draw_zhou, top
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_edge_popup_gradients_are_those_of_the_effective_weights_times_the_weights(power):
-    """Ramanujan et al. 2020, equation 4, backpropagated by hand: of kept weights and of others, times the sign of s."""
+def test_edge_popup_gradients_equal_backpropagation_by_hand(power):
+    """Ramanujan et al. 2020, equation 4: for kept and pruned weights, times the sign of s."""
     model = make_mlp(5, 7, 3, dtype=F64)
     space = weight_space(model)
     learner = scored("edge_popup", model, space, 0.4, power=power)
@@ -34,7 +34,7 @@ def test_edge_popup_gradients_are_those_of_the_effective_weights_times_the_weigh
     for score, grad, weight, factor in zip(learner.scores, of_effective, weights, factors, strict=True):
         wanted = grad * weight * factor * score.sign()
         assert torch.allclose(score.grad, wanted, rtol=1e-12, atol=1e-15)
-        assert (wanted != 0).sum() > 0.4 * wanted.numel()  # pruned weights get one too
+        assert (wanted != 0).sum() > 0.4 * wanted.numel()  # pruned weights have gradients, too
 
 
 def test_zhou_gradients_pass_through_the_sigmoid():
@@ -52,8 +52,8 @@ def test_zhou_gradients_pass_through_the_sigmoid():
     assert torch.allclose(scores.grad, back * p * (1 - p), rtol=1e-12)
 
 
-def test_zhou_draws_weights_as_often_as_bernoulli_says():
-    """Frequencies against sigmoid(s + c) with the one c whose mean is the density, found by bisection."""
+def test_zhou_draws_weights_with_bernoulli_frequencies():
+    """Against sigmoid(s + c), with c by bisection so that the mean is the density."""
     scores = torch.randn(400, generator=generator(6), dtype=F64) * 2
     low, high = -20.0, 20.0
     for _ in range(60):
@@ -67,7 +67,7 @@ def test_zhou_draws_weights_as_often_as_bernoulli_says():
     assert (seen - wanted).abs().mean() < 0.01
 
 
-def test_masks_are_exactly_zero_and_one_and_hand_gradients_through_unchanged():
+def test_drawn_masks_are_0_or_1_and_pass_gradients_unchanged():
     scores = torch.randn(1001, generator=generator()).mul(1e-3).requires_grad_()
     mask = draw_edge_popup(scores, 333)
     assert set(mask.detach().unique().tolist()) == {0.0, 1.0}
@@ -84,7 +84,7 @@ def test_masks_are_exactly_zero_and_one_and_hand_gradients_through_unchanged():
     values=st.lists(st.sampled_from([-1.5, -1.0, 0.0, 0.0, 1.0, 2.0]), min_size=1, max_size=30),
     share=st.floats(0, 1),
 )
-def test_top_marks_exactly_as_many_of_the_highest_also_among_equals(values, share):
+def test_top_marks_the_exact_number_of_highest_values_also_with_ties(values, share):
     kept = round(share * len(values))
     values = torch.tensor(values)
     mask = top(values, kept)
@@ -101,7 +101,7 @@ def test_top_marks_exactly_as_many_of_the_highest_also_among_equals(values, shar
     scope=st.sampled_from(["layerwise", "erk", "global"]),
     seed=st.integers(0, 3),
 )
-def test_every_draw_has_the_density_asked_for(name, sizes, density, scope, seed):
+def test_drawn_masks_have_the_exact_density_in_every_scope(name, sizes, density, scope, seed):
     model = make_mlp(*sizes)
     space = weight_space(model)
     if round(density * space.n_units) < len(space.layers):

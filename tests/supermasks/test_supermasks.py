@@ -1,4 +1,4 @@
-"""Learned supermasks: exact densities, frozen networks, what they reach."""
+"""Learned supermasks: exact densities, frozen networks, accuracy above chance, resuming."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ from masksearch.utils.errors import InputError
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("scope", ["layerwise", "erk", "global", "per layer"])
-def test_steps_and_result_are_exact_in_every_scope(name, scope, monkeypatch):
+def test_supermasks_have_the_exact_density_in_every_step_and_scope(name, scope, monkeypatch):
     model, density = make_conv(), 0.217
     space = weight_space(model)
     if scope == "per layer":
@@ -45,7 +45,7 @@ def test_steps_and_result_are_exact_in_every_scope(name, scope, monkeypatch):
         assert list(mask.kept_per_layer().values()) == quotas
 
 
-def test_the_result_ranks_by_the_scores():
+def test_learned_mask_keeps_the_weights_of_highest_scores():
     model = make_mlp(64, 9, 10)
     space, kept = weight_space(model), SupermaskSettings(epochs=0)
     mask = learn("edge_popup", model, space, make_split(), 0.1, settings=kept, seed=4)
@@ -67,30 +67,30 @@ def state_of(model):
         "values": {name: tensor.detach().clone() for name, tensor in tensors.items()},
         "ids": {name: (id(tensor), tensor.data_ptr()) for name, tensor in tensors.items()},
         "grads": {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()},
-        "wants": {name: p.requires_grad for name, p in model.named_parameters()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
         "modes": [module.training for module in model.modules()],
     }
 
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("training", [True, False])
-def test_model_and_global_random_state_stay_as_they_were(name, training):
+def test_learn_does_not_change_model_and_global_random_state(name, training):
     model = make_conv().train(training)
     model[2].train(not training)
     F.cross_entropy(model(make_split().inputs), make_split().targets).backward()
     before, torch_state = state_of(model), torch.get_rng_state()
     learn(name, model, weight_space(model), make_split(), 0.3, settings=SHORT)
     after = state_of(model)
-    for what in ("ids", "wants", "modes"):
-        assert after[what] == before[what]
+    for kind in ("ids", "requires_grad", "modes"):
+        assert after[kind] == before[kind]
     assert all(torch.equal(after["values"][n], t) for n, t in before["values"].items())
     assert all(t is None or torch.equal(after["grads"][n], t) for n, t in before["grads"].items())
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_only_scores_change(name, monkeypatch):
-    """The network that is trained: weights, biases and normalisation bitwise as before, BatchNorm statistics not."""
+def test_learn_trains_only_scores(name, monkeypatch):
+    """In the trained copy, parameters do not change, and BatchNorm statistics do."""
     seen, plain = [], train_function.train
 
     def spy(learner, *args, **kwargs):
@@ -111,7 +111,7 @@ def test_only_scores_change(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_equal_calls_give_equal_masks_and_seeds_different_ones(name):
+def test_equal_seeds_give_equal_supermasks_and_other_seeds_other_supermasks(name):
     model = make_conv()
     space = weight_space(model)
     first, again, other = (
@@ -123,8 +123,8 @@ def test_equal_calls_give_equal_masks_and_seeds_different_ones(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_it_learns(name):
-    """Far above chance, and above an untrained network under random masks, on images that it has not seen."""
+def test_learned_supermask_beats_random_masks_and_chance(name):
+    """On held-out images."""
     model = make_mlp(64, 60, 30, 10)
     space, held_out = weight_space(model), make_split(400, seed=1)
     mask = learn(name, model, space, make_split(600), 0.2, settings=SupermaskSettings(epochs=20))
@@ -137,7 +137,7 @@ def test_it_learns(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_resumed_is_uninterrupted(name, tmp_path):
+def test_resumed_learning_of_a_supermask_equals_uninterrupted_learning(name, tmp_path):
     model, path = make_conv(), tmp_path / "scores.safetensors"
     space, longer = weight_space(model), SupermaskSettings(epochs=4, batch_size=32)
 
@@ -167,7 +167,7 @@ def test_resumed_is_uninterrupted(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_layer_as_a_model_works(name):
+def test_supermask_of_a_single_linear_layer_is_learned(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
     split = make_split()
     split.inputs = split.inputs.double()
@@ -195,20 +195,20 @@ def test_weights_are_rescaled_by_the_power_of_the_inverse_density(name, power):
 # Scores at the start, refusals
 
 
-def test_edge_popup_scores_start_as_kaimings():
+def test_initial_scores_of_edge_popup_have_the_kaiming_distribution():
     scores = kaiming(torch.empty(300, 49), generator())
     assert scores.abs().max() <= 1 / 7
     assert scores.std() == pytest.approx(1 / 7 / 3**0.5, rel=0.02)
 
 
-def test_published_settings():
+def test_default_settings_are_the_published_settings():
     edge, zhou = SUPERMASKS["edge_popup"], SUPERMASKS["zhou"]
     assert (edge.lr, edge.momentum, edge.weight_decay, edge.lr_schedule) == (0.1, 0.9, 5e-4, "cosine")
     assert (edge.power, zhou.power) == (0.5, 1.0)
     assert (zhou.lr, zhou.momentum, zhou.weight_decay, zhou.lr_schedule) == (100.0, 0.9, 0.0, "constant")
 
 
-def test_an_end_asked_for_comes_and_the_mask_is_exact():
+def test_on_epoch_ends_the_learning_with_an_exact_mask():
     model, rows = make_mlp(64, 9, 10), []
     space = weight_space(model)
     mask = learn("zhou", model, space, make_split(), 0.25, settings=SHORT, on_epoch=lambda row: not rows.append(row))
@@ -217,7 +217,7 @@ def test_an_end_asked_for_comes_and_the_mask_is_exact():
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"epochs": -1}, "epochs: -1; allowed is 0 or more"),
         ({"batch_size": 0}, "batch_size: 0; allowed is 1 or more"),
@@ -226,12 +226,12 @@ def test_an_end_asked_for_comes_and_the_mask_is_exact():
         ({"lr": float("inf")}, "lr: inf"),
     ],
 )
-def test_settings_are_checked(fields, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_settings_of_supermasks_raise_input_error(fields, message):
+    with pytest.raises(InputError, match=message):
         SupermaskSettings(**fields)
 
 
-def test_refusals_name_what_is_wrong():
+def test_wrong_arguments_of_learn_raise_input_error():
     model = make_mlp(64, 9, 10)
     space, split = weight_space(model), make_split()
     with pytest.raises(InputError, match="unknown supermask 'edge_pop': did you mean 'edge_popup'"):
@@ -249,7 +249,7 @@ def test_refusals_name_what_is_wrong():
         learn("zhou", model, space, split, none, on_empty="raise", settings=SupermaskSettings(epochs=0))
 
 
-def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate():
+def test_nan_loss_of_learn_raises_input_error_with_the_learning_rate():
     model = make_mlp(64, 9, 10)
     with torch.no_grad():
         model[1].weight.mul_(1e38)
@@ -258,7 +258,7 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate():
 
 
 @pytest.mark.images
-def test_edge_popup_finds_a_supermask_of_an_untrained_mlp():
+def test_edge_popup_supermask_of_an_untrained_mlp_reaches_85_percent_on_mnist():
     root = os.environ.get("MASKSEARCH_DATA")
     if not root:
         pytest.skip("MASKSEARCH_DATA is not set: it names the folder with MNIST/raw")
@@ -273,7 +273,7 @@ def test_edge_popup_finds_a_supermask_of_an_untrained_mlp():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_masks_are_learned_for_other_tasks_and_named_inputs(name):
+def test_supermasks_are_learned_for_a_regression_on_named_inputs(name):
     class Sum(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Metrics by hand, distances against torch.distributions, losses of tokens and pixels that count."""
+"""Tasks: metrics by hand, distances against torch.distributions, and losses without padding and ignored pixels."""
 
 import math
 
@@ -24,7 +24,7 @@ def metric(task, outputs, targets, parts=2):
     return float(meter.compute())
 
 
-def test_kl_of_classes_and_labels():
+def test_distances_of_classes_and_labels_equal_kl_of_torch_distributions():
     dense, masked = torch.randn(2, 6, 4, generator=G)
     expected = kl_divergence(Categorical(logits=dense), Categorical(logits=masked)).mean()
     assert torch.allclose(TASKS["classification"].distance_of(dense, masked), expected, atol=1e-6)
@@ -32,7 +32,7 @@ def test_kl_of_classes_and_labels():
     assert torch.allclose(TASKS["multilabel"].distance_of(dense, masked), expected, atol=1e-6)
 
 
-def test_padding_counts_in_no_distance():
+def test_distance_of_language_models_ignores_padding():
     dense, masked = torch.randn(2, 3, 5, 7, generator=G)
     tokens = torch.randint(7, (3, 5), generator=G)
     tokens[:, 3:] = -100
@@ -42,7 +42,7 @@ def test_padding_counts_in_no_distance():
     assert TASKS["language_model"].n_parts(tokens, 3) == 6
 
 
-def test_metrics_by_hand():
+def test_metrics_equal_values_by_hand():
     logits = torch.tensor([[2.0, 0, 1], [0, 3, 0], [0, 0, 1], [1, 0, 0]])
     assert metric("classification", logits, torch.tensor([0, 1, 1, 2])) == 0.5
     y, p = torch.tensor([1.0, 2, 3, 6]), torch.tensor([1.0, 2, 4, 5])
@@ -54,7 +54,7 @@ def test_metrics_by_hand():
     assert metric("segmentation", outputs, maps) == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
-def test_perplexity_of_a_uniform_model_is_the_vocabulary():
+def test_perplexity_of_a_uniform_model_is_the_size_of_the_vocabulary():
     assert metric("language_model", torch.zeros(4, 5, 9), torch.zeros(4, 5, dtype=torch.long)) == pytest.approx(9)
     assert TASKS["language_model"].score(9.0) == -9
     assert math.isclose(
@@ -62,20 +62,20 @@ def test_perplexity_of_a_uniform_model_is_the_vocabulary():
     )
 
 
-def test_targets_that_do_not_fit():
+def test_targets_of_a_wrong_type_or_range_raise_input_error():
     with pytest.raises(InputError, match="regression needs floating-point targets"):
         TASKS["regression"].check(torch.arange(3), "targets")
     with pytest.raises(InputError, match="0 and 1"):
         TASKS["multilabel"].check(torch.full((3, 2), 2.0), "targets")
 
 
-def test_a_metric_without_a_name_is_called_metric():
+def test_metric_without_a_name_is_called_metric():
     assert Task(F.mse_loss, lambda outputs, targets: 0.5).metric_name == "metric"
     assert Task(F.mse_loss, r2).metric_name == "r2"
 
 
 def maps_with_ignored_pixels():
-    """Logits (5, 3, 2, 2) and maps: all pixels count, 1 of 4, 2 of 4, none, 3 of 4."""
+    """Logits (5, 3, 2, 2) and maps whose examples have 4, 1, 2, 0 and 3 counted pixels of 4."""
     logits = torch.randn(5, 3, 2, 2, generator=G)
     maps = torch.randint(3, (5, 2, 2), generator=G)
     for example, ignored in enumerate((0, 3, 2, 4, 1)):
@@ -92,7 +92,7 @@ def loss_of_maps(logits, maps):
     return sum(means) / len(means)
 
 
-def test_losses_of_maps_weigh_examples_equally():
+def test_losses_of_maps_weight_examples_equally():
     logits, maps = maps_with_ignored_pixels()
     task = TASKS["segmentation"]
     assert float(task.loss_of({"out": logits}, maps)) == pytest.approx(loss_of_maps(logits, maps), rel=1e-5)
@@ -106,7 +106,7 @@ def test_losses_of_maps_weigh_examples_equally():
 
 
 @pytest.mark.parametrize("batch", [2, 3, 5])
-def test_losses_of_maps_are_the_same_for_all_batch_sizes(batch):
+def test_losses_and_distances_of_maps_are_equal_for_all_batch_sizes(batch):
     logits, maps = maps_with_ignored_pixels()
     model = torch.nn.Conv2d(3, 3, 1)
     torch.nn.init.dirac_(model.weight)
@@ -131,7 +131,7 @@ def test_losses_of_maps_are_the_same_for_all_batch_sizes(batch):
     assert measures["distance"].value() == pytest.approx(-float(each[counted].mean()), rel=1e-4)
 
 
-def test_accumulated_gradients_of_maps_weigh_examples_equally():
+def test_accumulated_gradients_of_maps_weight_examples_equally():
     logits, maps = maps_with_ignored_pixels()
     split = Split(logits, maps, TASKS["segmentation"])
     weights = []
@@ -154,7 +154,7 @@ def test_accumulated_gradients_of_maps_weigh_examples_equally():
         (torch.zeros(4, 5, 5, dtype=torch.long), "segmentation"),
     ],
 )
-def test_targets_of_other_tasks_name_the_task(targets, task):
+def test_targets_of_another_task_raise_input_error_with_that_task(targets, task):
     with pytest.raises(InputError, match=f"such as task='{task}'"):
         TASKS["classification"].check(targets, "train")
     TASKS[task].check(targets, "train")

@@ -1,4 +1,4 @@
-"""The contracts can be had without pytest, let good components pass, and catch those that break a promise."""
+"""Checks of contracts: without pytest; correct components pass, and components that break a contract fail."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from masksearch.searchers import SEARCHERS, RandomSearch
 from masksearch.testing import check_criterion, check_model, check_schedule, check_searcher
 
 
-def test_pytest_is_not_needed():
+def test_checks_work_without_pytest():
     code = (
         "import sys; sys.modules['pytest'] = None\n"
         "from masksearch.testing import check_criterion\nfrom masksearch.criteria import CRITERIA\n"
@@ -25,20 +25,20 @@ def test_pytest_is_not_needed():
     assert done.stdout == "kept\n", done.stderr
 
 
-def test_good_components_pass(tmp_path):
+def test_components_of_the_package_pass_the_checks(tmp_path):
     check_searcher(SEARCHERS["annealing"], tmp_path)
     check_criterion(CRITERIA["grasp"])
     check_model(MODELS["lenet5"], (1, 28, 28))
     check_schedule(SCHEDULES["rigl"])
 
 
-def test_a_searcher_that_forgets_is_caught(tmp_path):
-    class Forgetful(RandomSearch):
+def test_check_searcher_fails_without_a_saved_generator(tmp_path):
+    class WithoutGenerator(RandomSearch):
         def state_dict(self):
             return {**super().state_dict(), "generator": torch.Generator().get_state()}
 
     with pytest.raises(AssertionError):
-        check_searcher(Forgetful, tmp_path)
+        check_searcher(WithoutGenerator, tmp_path)
 
 
 def trains(model, space, batches, *, initial=None, alive=None):
@@ -75,17 +75,17 @@ def too_few(model, space, batches, *, initial=None, alive=None):
         (CRITERIA["mag_sign"].saliency, "needs initial="),
     ],
 )
-def test_criteria_that_break_a_promise_are_caught(saliency, message):
+def test_check_criterion_fails_for_broken_saliencies(saliency, message):
     with pytest.raises((AssertionError, ValueError), match=message):
         check_criterion(Criterion(saliency, "a test"))
 
 
-def test_a_criterion_whose_row_says_too_much_is_caught():
+def test_check_criterion_fails_for_needs_batches_of_a_criterion_without_batches():
     with pytest.raises(AssertionError, match="was not missed"):
         check_criterion(replace(CRITERIA["magnitude"], needs_batches=True))
 
 
-def test_a_criterion_that_fails_without_its_input_is_caught():
+def test_check_criterion_fails_for_other_errors_than_input_error():
     def fails(model, space, batches, *, initial=None, alive=None):
         images, _ = next(iter(batches), None) or None.no_batches
         return torch.ones(space.n_units) * len(images)
@@ -95,7 +95,7 @@ def test_a_criterion_that_fails_without_its_input_is_caught():
 
 
 class Idle(nn.Module):
-    """Has a layer that nothing goes through."""
+    """Has an unused layer."""
 
     def __init__(self, classes):
         super().__init__()
@@ -113,11 +113,11 @@ class Idle(nn.Module):
         (lambda shape, classes, width: nn.Sequential(nn.Flatten(), nn.Linear(12, classes)), "hardly smaller"),
     ],
 )
-def test_models_that_break_a_promise_are_caught(build, message):
+def test_check_model_fails_for_broken_models(build, message):
     with pytest.raises(AssertionError, match=message):
         check_model(ModelRow(build, "a test"), (3, 2, 2))
 
 
-def test_a_schedule_that_contradicts_itself_is_caught():
+def test_check_schedule_fails_for_rounds_of_a_schedule_without_rounds():
     with pytest.raises(AssertionError, match="has no rounds"):
         check_schedule(replace(SCHEDULES["rigl"], rounds=3))

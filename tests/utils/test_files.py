@@ -1,4 +1,4 @@
-"""Files: whole or absent, equal bytes for equal content, the same types back, no pickle."""
+"""Files: never written in part, equal bytes for equal content, types that round-trip, no pickle."""
 
 import io
 import itertools
@@ -50,7 +50,7 @@ def same(a, b):
 
 @settings(deadline=None, max_examples=60)
 @given(trees)
-def test_trees_come_back_with_the_same_types(tmp_path_factory, tree):
+def test_tree_round_trips_with_the_same_types_and_bytes(tmp_path_factory, tree):
     path = tmp_path_factory.getbasetemp() / "tree"
     save_tree(path, tree)
     assert same(load_tree(path), tree)
@@ -59,13 +59,13 @@ def test_trees_come_back_with_the_same_types(tmp_path_factory, tree):
     assert path.read_bytes() == first
 
 
-def test_trees_that_look_like_the_format_come_back_too(tmp_path):
+def test_tree_with_keys_of_the_format_round_trips(tmp_path):
     tree = {"__dict__": [["a", 1]], "__tensor__": "0", "__tuple__": {"__array__": "1"}, 3: OrderedDict(a=torch.ones(2))}
     save_tree(tmp_path / "tree", tree)
     assert same(load_tree(tmp_path / "tree"), {**tree, 3: dict(tree[3])})
 
 
-def test_random_generators_survive_as_trees(tmp_path):
+def test_state_of_a_random_generator_round_trips(tmp_path):
     rng = np.random.default_rng(5)
     rng.random(3)
     save_tree(tmp_path / "rng", rng.bit_generator.state)
@@ -74,7 +74,7 @@ def test_random_generators_survive_as_trees(tmp_path):
     assert np.array_equal(rng.random(10), again.random(10))
 
 
-def test_views_shared_tensors_and_odd_floats_are_kept_bit_for_bit(tmp_path):
+def test_views_shared_tensors_and_special_floats_round_trip_bit_for_bit(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     odd = torch.tensor([-0.0, torch.nan, torch.inf, 1e-45]).view(torch.int32)
     tree = {"view": base.t(), "row": base[1], "same": base, "odd": odd.view(torch.float32), "grad": base.clone()}
@@ -87,25 +87,25 @@ def test_views_shared_tensors_and_odd_floats_are_kept_bit_for_bit(tmp_path):
     assert torch.equal(loaded["grad"], base)
 
 
-def test_what_would_need_pickle_is_refused_and_nothing_is_written(tmp_path):
+def test_tree_with_a_set_raises_type_error_and_writes_nothing(tmp_path):
     with pytest.raises(TypeError, match="a set can't be kept"):
         save_tree(tmp_path / "tree", {"a": {1, 2}})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_equal_tensors_make_equal_bytes_and_come_back_with_what_is_about_them(tmp_path):
+def test_tensors_and_metadata_round_trip_with_equal_bytes(tmp_path):
     tensors = {"b": torch.ones(2, 3), "a": torch.zeros(4, dtype=torch.bfloat16)}
     about = {"z": [1, 2.5], "a": None}
     save_tensors(tmp_path / "one", tensors, about)
     save_tensors(tmp_path / "two", {name: tensor.clone() for name, tensor in tensors.items()}, about)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    loaded, told = load_tensors(tmp_path / "one")
-    assert told == about
+    loaded, metadata = load_tensors(tmp_path / "one")
+    assert metadata == about
     assert set(loaded) == {"a", "b"}
     assert torch.equal(loaded["a"], tensors["a"])
 
 
-def test_unreadable_files_are_errors_of_one_line(tmp_path):
+def test_unreadable_files_raise_input_error(tmp_path):
     (tmp_path / "broken").write_bytes(b"\x80\x04 not what it should be")
     buffer = io.BytesIO()
     torch.save({"a": 1}, buffer)
@@ -121,7 +121,7 @@ def test_unreadable_files_are_errors_of_one_line(tmp_path):
         read_json(tmp_path / "absent.json")
 
 
-def test_json_keeps_order_and_bytes(tmp_path):
+def test_json_round_trips_with_equal_bytes(tmp_path):
     content = {"b": 1, "a": [1.5, None, "ä"]}
     write_json(tmp_path / "deep" / "one.json", content)
     write_json(tmp_path / "two.json", dict(content))
@@ -130,7 +130,7 @@ def test_json_keeps_order_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failing):
+def test_failed_write_keeps_the_old_file_and_no_temporary_file(tmp_path, monkeypatch, failing):
     path = tmp_path / "file"
     write_bytes(path, b"old")
 
@@ -145,7 +145,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_process_killed_while_it_writes_leaves_whole_files(tmp_path):
+def test_process_killed_while_writing_leaves_a_whole_file(tmp_path):
     path = tmp_path / "file"
     write_bytes(path, b"A" * 300_000)
     child = os.fork()
@@ -155,7 +155,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_files(tmp_path):
     seen = set()
     try:
         deadline = time.monotonic() + 10
-        while len(seen) < 3 and time.monotonic() < deadline:  # whoever reads meanwhile sees whole files
+        while len(seen) < 3 and time.monotonic() < deadline:  # readers see whole files
             content = path.read_bytes()
             assert len(content) == 300_000
             assert len(set(content)) == 1
@@ -163,7 +163,7 @@ def test_a_process_killed_while_it_writes_leaves_whole_files(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert len(seen) == 3  # the child did write
+    assert len(seen) == 3  # the child has written
     content = path.read_bytes()
     assert len(content) == 300_000
     assert len(set(content)) == 1

@@ -1,4 +1,4 @@
-"""Locks: one process and one thread at a time, for searches in folders and trainings with checkpoints."""
+"""Locks: a single process and thread at a time for searches in folders and trainings with checkpoints."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ WORK = {
 
 
 @pytest.mark.parametrize(("work", "lock", "path", "message"), WORK.values(), ids=WORK)
-def test_a_second_process_is_refused_until_the_first_is_killed(work, lock, path, message, tmp_path):
+def test_second_process_raises_input_error_until_the_first_is_killed(work, lock, path, message, tmp_path):
     child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / lock], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
@@ -72,7 +72,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(work, lock, path,
 
 
 @pytest.mark.parametrize(("work", "lock", "path", "message"), WORK.values(), ids=WORK)
-def test_a_second_thread_is_refused(work, lock, path, message, tmp_path):
+def test_second_thread_raises_input_error(work, lock, path, message, tmp_path):
     errors = []
 
     def in_thread():
@@ -90,7 +90,7 @@ def test_a_second_thread_is_refused(work, lock, path, message, tmp_path):
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_search_may_use_a_folder_that_its_own_thread_has_locked(wait, tmp_path):
+def test_search_uses_a_folder_locked_by_the_same_thread(wait, tmp_path):
     lock = tmp_path / "run" / ".lock"
     with locked(lock, "it", "wait", wait=wait):
         searched(tmp_path / "run")
@@ -105,7 +105,7 @@ def test_a_search_may_use_a_folder_that_its_own_thread_has_locked(wait, tmp_path
         pass
 
 
-def test_a_search_that_ends_with_an_error_releases_its_folder(tmp_path):
+def test_failed_search_releases_the_folder(tmp_path):
     class Failing:
         def score(self, proposals):
             raise KeyError
@@ -122,18 +122,18 @@ def test_removing_a_checkpoint_removes_its_lock_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_thread_that_waits_gets_the_lock_when_it_is_released(tmp_path):
-    taken = []
+def test_waiting_thread_gets_the_released_lock(tmp_path):
+    acquired = []
 
     def in_thread():
         with locked(tmp_path / ".lock", "it", "wait", wait=True):
-            taken.append(time.monotonic())
+            acquired.append(time.monotonic())
 
     with locked(tmp_path / ".lock", "it", "wait"):
         thread = Thread(target=in_thread)
         thread.start()
         time.sleep(0.1)
-        assert not taken
+        assert not acquired
         released = time.monotonic()
     thread.join(10)
-    assert taken[0] >= released
+    assert acquired[0] >= released

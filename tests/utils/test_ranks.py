@@ -1,4 +1,4 @@
-"""Ranks without torchrun, and what they do when processes fail (two processes: tests/training/test_distributed)."""
+"""Ranks without torchrun, and failing processes (with two real processes: tests/training/test_distributed)."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 
 def both(function):
-    """What two ranks, in two threads, return or raise."""
+    """Return the results or exceptions of two ranks in two threads."""
     store = dist.HashStore()
     with ThreadPoolExecutor(2) as threads:
         futures = [threads.submit(function, Ranks(rank, 2, CPU, store)) for rank in (0, 1)]
         return [future.exception() or future.result() for future in futures]
 
 
-def test_one_process_keeps_its_values():
+def test_single_process_keeps_its_values():
     tensor = torch.ones(2)
     ALONE.copy_from_first([tensor])
     assert ALONE.gather([1.0, 2.0]) == [[1.0, 2.0]]
@@ -33,27 +33,27 @@ def test_one_process_keeps_its_values():
     ALONE.agree("anything")
 
 
-def test_without_torchrun_nothing_is_shared():
+def test_distributed_without_torchrun_has_a_single_rank():
     with distributed("cpu") as own:
         assert (own.rank, own.size, own.device) == (0, 1, CPU)
         assert ranks() is ALONE
 
 
 @pytest.mark.parametrize(("n", "size"), [(1, 2), (10, 3), (101, 8)])
-def test_shares_are_consecutive_and_of_almost_equal_size(n, size):
+def test_bounds_of_ranks_are_consecutive_and_almost_equal(n, size):
     places = [bounds(n, rank, size) for rank in range(size)]
     assert [place for start, stop in places for place in range(start, stop)] == list(range(n))
     assert max(stop - start for start, stop in places) - min(stop - start for start, stop in places) <= 1
 
 
-def test_ranks_that_fail_in_the_same_way_go_on():
+def test_ranks_that_fail_equally_continue():
     assert both(lambda own: [own.agree("the first cell failed"), own.agree("the second cell failed")]) == [
         [None, None],
         [None, None],
     ]
 
 
-def test_ranks_that_fail_in_different_ways_end(monkeypatch):
+def test_ranks_that_fail_differently_raise_input_error(monkeypatch):
     monkeypatch.setattr(module, "_AGREE", 0.2)
     for text in ("rank {}: no memory", "the cell failed"):
         found = both(lambda own, text=text: None if own.rank and "cell" in text else own.agree(text.format(own.rank)))
@@ -61,7 +61,7 @@ def test_ranks_that_fail_in_different_ways_end(monkeypatch):
         assert str(found[0]).endswith("the 2 processes of torchrun disagree on this, so the run ends")
 
 
-def test_one_rank_reports_an_error(monkeypatch):
+def test_only_the_first_rank_reports_an_error(monkeypatch):
     monkeypatch.setattr(module, "_SPEAK", 0.2)
     assert both(Ranks.may_report) == [True, False]
     assert both(lambda own: own.may_report() if own.rank else None) == [None, True]
@@ -76,7 +76,7 @@ def test_equal_errors_are_reported_by_the_first_process(monkeypatch, rank, ends)
         raise InputError("wrong")
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
+def test_more_processes_than_gpus_raise_input_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

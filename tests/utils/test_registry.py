@@ -1,4 +1,4 @@
-"""Tables: names that aren't there get the nearest that is; seeds: unrelated streams, the same everywhere."""
+"""Tables: order of rows, and unknown names with the nearest name; seeds: independent streams, equal everywhere."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ from masksearch.utils.seeds import derive, numpy_generator, torch_generator
 TABLES = {"searcher": SEARCHERS, "criterion": CRITERIA, "objective": OBJECTIVES, "model": MODELS, "data set": DATASETS}
 
 
-def test_rows_are_found_in_the_order_they_were_written():
+def test_table_keeps_the_order_of_rows():
     table = Table("letter", {"b": 1, "a": 2})
     assert list(table) == ["b", "a"]
     assert table["a"] == 2
@@ -27,7 +27,7 @@ def test_rows_are_found_in_the_order_they_were_written():
     assert dict(table) == {"b": 1, "a": 2}
 
 
-def test_an_unknown_name_gets_the_nearest_and_all_names():
+def test_unknown_name_raises_input_error_with_the_nearest_and_all_names():
     table = Table("searcher", {"annealing": 1, "random_search": 2})
     with pytest.raises(InputError) as caught:
         table["anealing"]
@@ -40,7 +40,7 @@ def test_an_unknown_name_gets_the_nearest_and_all_names():
     assert "did you mean" not in str(caught.value)
 
 
-def test_the_table_does_not_follow_the_mapping_it_was_made_of():
+def test_table_copies_the_given_mapping():
     rows = {"a": 1}
     table = Table("letter", rows)
     rows["b"] = 2
@@ -48,7 +48,7 @@ def test_the_table_does_not_follow_the_mapping_it_was_made_of():
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
-def test_every_table_of_the_package_says_what_it_holds(table):
+def test_every_table_of_the_package_suggests_the_nearest_name(table):
     assert len(table) > 0
     for name in table:
         assert name == name.lower()
@@ -56,7 +56,7 @@ def test_every_table_of_the_package_says_what_it_holds(table):
             table[name + "__"]
 
 
-def test_streams_depend_on_the_seed_and_on_every_word():
+def test_derived_seeds_depend_on_the_seed_and_on_every_word():
     seeds = {derive(s, *words) for s in (0, 1) for words in ((), ("a",), ("b",), ("a", "b"), ("a", 1), ("a", "1x"))}
     assert len(seeds) == 12
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -65,7 +65,7 @@ def test_streams_depend_on_the_seed_and_on_every_word():
     assert torch_generator(3, "a").initial_seed() == derive(3, "a")
 
 
-def test_streams_are_the_same_in_every_process_and_leave_the_global_state_alone():
+def test_derived_seeds_are_equal_in_every_process_and_keep_the_global_state():
     before = torch.get_rng_state()
     numpy_generator(7, "x").random()
     torch.rand(1, generator=torch_generator(7, "x"))

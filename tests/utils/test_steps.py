@@ -1,4 +1,4 @@
-"""The line that shows the steps of a long call: on a terminal and in a notebook, and nowhere else."""
+"""The progress line of long calls: shown on a terminal and in a notebook, and nowhere else."""
 
 import io
 import re
@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 
 def shown(stream=Terminal, **options):
-    """A search, and what it writes to standard error."""
+    """Return the history of a search and its output to standard error."""
     data = ms.load_data("digits")
     model = ms.build_model("lenet_300_100:0.05", data, seed=0)
     space = ms.weight_space(model)
@@ -28,24 +28,24 @@ def shown(stream=Terminal, **options):
     return history, re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", written.getvalue())
 
 
-def test_a_search_shows_scorings_and_the_best_score_on_a_terminal():
+def test_search_shows_scored_masks_and_best_score_on_a_terminal():
     history, text = shown(budget=5)
     assert re.search(rf"searching \S+ 5/5 masks scored, best score {history.best_score:.4g} 0:00:00", text)
 
 
-def test_a_search_with_seconds_has_no_number_of_masks_to_score():
+def test_progress_with_a_budget_of_seconds_shows_no_total_number_of_masks():
     history, text = shown(budget=ms.Budget(seconds=1e-6))
     assert f" {len(history)} masks scored, best" in text
 
 
-def test_nothing_is_shown_without_a_terminal_or_by_another_rank_or_if_not_wanted(monkeypatch):
+def test_progress_is_hidden_without_terminal_on_other_ranks_and_with_progress_false(monkeypatch):
     assert shown(stream=io.StringIO, budget=5)[1] == ""
     assert shown(budget=5, progress=False)[1] == ""
     monkeypatch.setattr("masksearch.utils.progress.ranks", lambda: SimpleNamespace(first=False))
     assert shown(budget=5)[1] == ""
 
 
-def test_a_notebook_shows_the_line(monkeypatch):
+def test_progress_line_is_shown_in_a_notebook(monkeypatch):
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     monkeypatch.setattr(Steps, "start", lambda self: None)  # it needs IPython
     monkeypatch.setattr(Steps, "stop", lambda self: None)
@@ -53,7 +53,7 @@ def test_a_notebook_shows_the_line(monkeypatch):
         assert not line.disable
 
 
-def test_compression_names_its_steps(monkeypatch):
+def test_compress_shows_the_names_of_its_steps(monkeypatch):
     names = []
     monkeypatch.setattr(Steps, "begin", lambda self, step: names.append(step))
     monkeypatch.setattr(Steps, "reach", lambda self, share, note: names.append(note.split()[0]))
