@@ -141,7 +141,7 @@ def test_criterion_folder_depends_on_settings_of_criteria_and_not_of_searches():
         replace(BASE, sweep=replace(SWEEP, methods=("annealing", "random"))),
         replace(BASE, sweep=replace(SWEEP, sparsity=(0.5, 0.7))),
     ],
-    ids=["run", "steps of no rescoring", "seeds", "methods", "sparsities"],
+    ids=["run", "rescore_steps without rescore", "seeds", "methods", "sparsities"],
 )
 def test_setting_that_does_not_decide_the_result_keeps_the_cell_folder(changed):
     assert first(changed).folder == first(BASE).folder

@@ -141,7 +141,9 @@ def test_control_added_later_reuses_the_finished_treated_cell(tmp_path):
     assert [cell.control for cell in log.begun] == ["shuffle"]
 
 
-@pytest.mark.parametrize("point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["w", "f"])
+@pytest.mark.parametrize(
+    "point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["weights", "filters"]
+)
 def test_repair_control_keeps_the_mask_and_makes_weights_more_orthonormal(point, tmp_path):
     flat = point | {"control": ["repair"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
     treated, repaired = sweep_in(tmp_path, **flat)

@@ -36,7 +36,7 @@ run_sweep(Settings().updated({flat!r}, "test"), PrintsWorkers())
 
 
 class Notes(SweepCallback):
-    """Notes every hook's name and, of cells, the folder."""
+    """Records the name of every hook and the folder of its cell."""
 
     def __init__(self):
         self.noted = []

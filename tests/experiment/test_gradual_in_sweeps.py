@@ -92,24 +92,24 @@ def test_time_of_gradual_pruning_counts_towards_the_seconds_of_a_search(tmp_path
 
 
 def test_callback_receives_gradual_pruning_before_the_search(tmp_path):
-    heard = []
+    calls_seen = []
 
-    class Listening(SweepCallback):
+    class RecordsCalls(SweepCallback):
         def gradual_begins(self, cell, criterion, epochs):
-            heard.append((criterion, epochs))
+            calls_seen.append((criterion, epochs))
 
         def search_begins(self, cell):
-            heard.append("search")
+            calls_seen.append("search")
 
         def epoch(self, row):
-            heard.append("epoch")
+            calls_seen.append("epoch")
 
         def trial(self, cell, trial):
-            heard.append("trial")
+            calls_seen.append("trial")
 
     flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 1, "retrain_epochs": 0}
-    run_sweep([settings_in(tmp_path, **flat)], Listening())
-    assert heard[heard.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
+    run_sweep([settings_in(tmp_path, **flat)], RecordsCalls())
+    assert calls_seen[calls_seen.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
 
 
 @pytest.mark.parametrize(

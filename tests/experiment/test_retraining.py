@@ -160,7 +160,7 @@ def numbered(first, *values):
             },
         ),
     ],
-    ids=["what is left", "two epochs", "six epochs"],
+    ids=["remaining epochs", "two epochs", "six epochs"],
 )
 def test_learning_rates_follow_the_rewinding_moment(asked, expected, tmp_path):
     more = {} if asked is None else {"retrain_epochs": asked}
@@ -201,7 +201,7 @@ def test_retrain_lr_restarts_the_learning_rate_schedule(tmp_path):
 
 
 def test_cosine_and_plateau_schedules_continue_in_retraining(tmp_path):
-    """A cosine from the start ends with the retraining; plateau goes on at what it has fallen to."""
+    """A cosine from the start ends with the retraining; plateau continues at its last rate."""
     cosine = sweep_in(tmp_path, epochs=4, lr_schedule="cosine", rewind_to=["0", "2ep"], retrain_epochs=2)
     assert [rates(cell.metrics) for cell in cosine] == [numbered(1, 0.1, 0.05), numbered(3, 0.05, 0.1 * 0.146446609)]
     [plateau] = sweep_in(tmp_path, epochs=4, lr=1e-12, lr_schedule="plateau", patience=0, rewind_to=["none"])

@@ -262,30 +262,45 @@ def test_layer_sparsity_is_reached_by_equal_shares_in_every_round(tmp_path):
 BAD = {
     "unknown layer": ({"layer_sparsity": ["fc9=0.5"]}, "unknown layer in density 'fc9'"),
     "a layer twice": ({"layer_sparsity": ["fc1=0.5", "fc1=0.6"]}, "layer_sparsity: fc1 fc1; each may be given once"),
-    "gradual layers": ({"layer_sparsity": ["fc1=0.5"], "schedule": ["gradual"]}, "layer_sparsity: .*gradual follows"),
-    "gradual in no time": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
-    "nothing to train": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),
-    "nothing to watch": ({"schedule": ["early_bird"], "epochs": 0}, "early_bird watches the dense training, and"),
-    "moment of a schedule": (
+    "layer_sparsity with gradual": (
+        {"layer_sparsity": ["fc1=0.5"], "schedule": ["gradual"]},
+        "layer_sparsity: .*gradual follows",
+    ),
+    "gradual without retraining": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
+    "gradual without training": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),
+    "early_bird without training": (
+        {"schedule": ["early_bird"], "epochs": 0},
+        "early_bird watches the dense training, and",
+    ),
+    "find_at with early_bird": (
         {"schedule": ["early_bird"], "find_at": ["1ep"]},
         "find_at: 1ep; early_bird decides when masks are found",
     ),
-    "a method's moment": ({"schedule": ["gradual"], "methods": ["snip@1ep"]}, "find_at: 1ep; gradual decides when"),
-    "a late moment": ({"methods": ["random@3ep"]}, "3ep is longer than the training"),
-    "a late moment in steps": ({"methods": ["random"], "find_at": ["99it"]}, "99it is longer than the training"),
+    "moment of a method with gradual": (
+        {"schedule": ["gradual"], "methods": ["snip@1ep"]},
+        "find_at: 1ep; gradual decides when",
+    ),
+    "a moment after the end": ({"methods": ["random@3ep"]}, "3ep is longer than the training"),
+    "a moment after the end in steps": (
+        {"methods": ["random"], "find_at": ["99it"]},
+        "99it is longer than the training",
+    ),
     "save_at": ({"save_at": ["3ep"]}, "3ep is longer than the training"),
     "save_at of dense networks": ({"save_at": ["3ep"], "rounds": [0]}, "3ep is longer than the training"),
-    "no scales to slim": ({"schedule": ["network_slimming"]}, "has no BatchNorm scale"),
-    "no scales at all": ({"schedule": ["network_slimming"], "rounds": [0]}, "has no BatchNorm scale"),
-    "no scales to rank": (
+    "slimming without BatchNorm": ({"schedule": ["network_slimming"]}, "has no BatchNorm scale"),
+    "slimming of a dense network without BatchNorm": (
+        {"schedule": ["network_slimming"], "rounds": [0]},
+        "has no BatchNorm scale",
+    ),
+    "bn_scale without BatchNorm": (
         {"model": "conv2:0.1", "granularity": "filter", "methods": ["bn_scale"]},
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
-    "no scales to start from": (
+    "warm start by bn_scale without BatchNorm": (
         {"model": "conv2:0.1", "granularity": "filter", "methods": ["annealing"], "warm_start": "bn_scale"},
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
-    "images of saliencies": (
+    "examples_per_class above the class size": (
         {"methods": ["optuna_tpe"], "saliencies": ["snip"], "examples_per_class": 500},
         "examples_per_class: 500; the smallest class",
     ),
@@ -293,7 +308,7 @@ BAD = {
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},
         "annealing can't hold layer_sparsity in several rounds",
     ),
-    "a control without rounds of its own": (
+    "a control of iterative pruning without rewinding": (
         {"methods": ["magnitude"], "schedule": ["iterative"], "control": ["shuffle"]},
         "control: shuffle; iterative with rewind_to none retrains",
     ),

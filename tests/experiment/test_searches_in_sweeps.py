@@ -84,18 +84,18 @@ def test_connected_masks_have_no_dead_units(tmp_path, method):
 
 
 def test_callback_receives_the_search_of_every_round(tmp_path):
-    heard = []
+    calls_seen = []
 
-    class Listening(SweepCallback):
+    class RecordsCalls(SweepCallback):
         def search_begins(self, cell):
-            heard.append("search")
+            calls_seen.append("search")
 
         def retraining_begins(self, cell, epochs):
-            heard.append("retraining")
+            calls_seen.append("retraining")
 
     schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1}
-    sweep_in(tmp_path, callback=Listening(), methods=["annealing"], budget=12, **schedule)
-    assert heard == ["search", "retraining"] * 2
+    sweep_in(tmp_path, callback=RecordsCalls(), methods=["annealing"], budget=12, **schedule)
+    assert calls_seen == ["search", "retraining"] * 2
 
 
 def test_searcher_proposes_as_many_masks_at_once_as_set(tmp_path, monkeypatch):

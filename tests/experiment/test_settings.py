@@ -194,7 +194,7 @@ def test_scales_of_a_recipe_differ():
 
 @pytest.fixture
 def own_recipe(tmp_path, monkeypatch):
-    """Writes recipes where the package looks for its own."""
+    """Write a recipe into the folder that the package reads recipes from."""
     monkeypatch.setattr(recipes, "files", lambda package: tmp_path)
     return lambda text: (tmp_path / "own.toml").write_text(text)
 

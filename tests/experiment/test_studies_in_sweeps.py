@@ -21,7 +21,7 @@ def test_optuna_study_is_stored_in_the_cell_folder_with_the_scores_of_the_search
 def test_each_search_in_a_shared_storage_has_its_own_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     shared = {"methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one", "optuna": {"storage": url}}
-    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher can't tell these apart
+    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher doesn't distinguish these
     cells += sweep_in(tmp_path, **shared, find_at=["0"], objective="accuracy", name="other")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stored = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
