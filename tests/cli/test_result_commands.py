@@ -218,7 +218,7 @@ def test_optimism_gaps_are_drawn_against_the_number_of_search_images(home):
     line, *_ = drawing.figure.axes[0].lines
     assert line.get_xydata().tolist() == [[50, 2.0], [100, 1.0]]
     assert gaps({"a": seen[0]})[1] == []
-    # What tells a method's searches apart tells their lines apart.
+    # Searches of a method that differ in find_at have separate lines.
     other = [replace(one, cells=[changed(cell, find_at="end") for cell in one.cells]) for one in seen]
     both = [replace(one, cells=one.cells + more.cells) for one, more in zip(seen, other, strict=True)]
     [_], [drawing] = gaps(dict(zip("ab", both, strict=True)))
