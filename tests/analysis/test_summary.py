@@ -62,7 +62,7 @@ def test_summary_of_no_cells_is_empty():
 
 
 def test_tickets_are_compared_with_the_dense_network_of_the_table():
-    """Slimming has a dense network of its own; the table's is that of the sweep."""
+    """Slimming has another dense network; the table has that of the sweep."""
     dense, row = summarise([make_cell(dense={"test_accuracy": 0.5})], [make_dense()])
     assert row.beside_dense.mean == pytest.approx(row.trained.mean - dense.trained.mean)
 
