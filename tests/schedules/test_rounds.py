@@ -55,7 +55,7 @@ def add_one(number, ticket, mask):
 
 
 def under(space, mask, weights):
-    """Weights where the mask keeps, zero where it removes: with a removed filter goes its BatchNorm."""
+    """Weights under the mask: zero where it prunes; a removed filter also removes its BatchNorm channel."""
     if space.granularity == "weight":
         model = build()
         model.load_state_dict(weights)
