@@ -112,7 +112,7 @@ def test_every_code_block_has_a_checked_language_and_command():
     assert shown == {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
-def test_methods_of_the_plugin_example_run(in_a_folder):
+def test_plugin_methods_of_the_readme_run(in_a_folder):
     plugin.load_plugins(["mine.py"])
     check_criterion(CRITERIA["relative"])
     flags = ["--plugin", "mine.py", "--methods", "relative", "climb", *SMALL.split()]
