@@ -55,7 +55,7 @@ def test_find_at_setting_applies_to_every_method_without_its_own_moment():
     }
 
 
-def test_random_criterion_has_several_moments_only_when_training_continues_from_them():
+def test_random_criterion_has_several_moments_only_when_training_continues_from_find_at():
     def moments(method, **schedules):
         asked = replace(SWEEP, methods=(method,), find_at=("1ep", "end") if method == "random" else ())
         return {cell.find_at for cell in grid(replace(BASE, sweep=asked, schedules=ScheduleSettings(**schedules)))}

@@ -50,7 +50,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
-def test_early_bird_ticket_equals_one_shot_ticket_of_the_epoch_where_it_fires(point, tmp_path):
+def test_early_bird_ticket_equals_one_shot_ticket_of_the_firing_epoch(point, tmp_path):
     early = sweep_in(tmp_path, **EARLY | point, rewind_to=["none", "0"])
     fired = early[0].metrics.early_bird.fired
     assert fired is not None

@@ -97,7 +97,7 @@ def conv2_costs(c1, c2, h1, h2):
     return sum(w for w, _ in weights) + c1 + c2 + h1 + h2 + 10, sum(w * places for w, places in weights)
 
 
-def test_costs_are_those_of_the_pruned_network(finished):
+def test_recorded_costs_match_the_pruned_network(finished):
     _, result = finished
     for cell, folder in zip(result.cells, result.folders, strict=True):
         kept = {

@@ -121,7 +121,7 @@ def test_callback_receives_gradual_pruning_before_the_search(tmp_path):
     ],
     ids=["rounds", "filters", "scope and schedule"],
 )
-def test_gradual_saliencies_work_with_rounds_filters_scopes_and_learning_rate_schedules(changes, tmp_path):
+def test_gradual_saliencies_work_with_rounds_filters_scopes_and_lr_schedules(changes, tmp_path):
     [cell] = sweep_in(
         tmp_path, **TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "sparsity": [0.75], "budget": 3} | changes
     )

@@ -155,7 +155,7 @@ def test_lease_of_an_ended_process_of_this_machine_is_replaced(storage):
         check_lease(storage, "sweep", held.token)
 
 
-def test_waiting_process_gets_the_lease_after_it_expires(storage, capsys):
+def test_waiting_process_gets_the_lease_after_expiry(storage, capsys):
     claim(storage, expires=1.0)
     with Lease(storage, "sweep", wait=True) as held:
         check_lease(storage, "sweep", held.token)

@@ -112,7 +112,7 @@ def test_distillation_changes_only_the_retraining(tmp_path):
     assert {path.name for path in plain.folders}.isdisjoint(path.name for path in distilled.folders)
 
 
-def test_changed_data_change_the_identity_and_equal_data_keep_it(tmp_path):
+def test_identity_depends_on_the_content_of_the_data(tmp_path):
     first = run_sweep(settings_of(tmp_path))
     again = run_sweep(settings_of(tmp_path))
     other = run_sweep(settings_of(tmp_path, "scaled_regression", name="other"))

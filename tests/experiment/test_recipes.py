@@ -136,7 +136,7 @@ def test_sparsities_of_criteria_at_init_match_the_published_compressions(scale):
         assert [space.count(density) for density in densities] == [round(space.n_units / 10**a) for a in compressions]
 
 
-def test_selected_parts_of_a_recipe_equal_those_of_the_whole_recipe():
+def test_selected_parts_of_a_recipe_equal_the_parts_of_the_whole_recipe():
     whole = load_recipe("search_filters", "cpu")
     assert load_recipe("search_filters", "cpu", ["erk", "search"]) == [
         part for part in whole if part.run.name in ("search_filters_cpu_search", "search_filters_cpu_erk")

@@ -157,7 +157,7 @@ class StopAfter(SweepCallback):
             raise KeyboardInterrupt
 
 
-def test_rescoring_takes_the_earliest_of_tied_masks_also_after_a_resume(tmp_path):
+def test_rescoring_prefers_the_earliest_of_tied_masks_also_after_a_resume(tmp_path):
     """The history keeps as many masks as the largest rescore, and a tie at its end neither drops nor repeats a mask."""
     flat = {"search_examples": 20, "methods": ["random_search"], "budget": 120, "objective": "accuracy", "rescore": 5}
     [cell] = sweep_in(tmp_path, **flat)

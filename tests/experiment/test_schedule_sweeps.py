@@ -346,7 +346,7 @@ def test_diverged_retraining_does_not_end_the_sweep(schedule, tmp_path):
     assert torch.isfinite(torch.stack([w.sum() for w in good.raw().values()])).all()
 
 
-def test_best_dense_weights_are_those_of_the_best_validation_epoch(tmp_path):
+def test_best_dense_weights_come_from_the_best_validation_epoch(tmp_path):
     """A rate so high that the last epoch is not the best."""
     [cell] = sweep_in(tmp_path, methods=["random"], sparsity=[0.2], epochs=5, lr=0.5, retrain_epochs=0)
     best, end = cell.moment("best"), cell.moment("end")
