@@ -175,7 +175,7 @@ def test_sync_batchnorm_on_a_cpu_raises_input_error():
         ({"train_fn": "own_tasks:own_loop"}, "train_fn: own_tasks:own_loop; with torchrun"),
     ],
 )
-def test_settings_unsupported_with_torchrun_raise_input_error_before_processes_connect(monkeypatch, settings, sentence):
+def test_settings_unsupported_with_torchrun_raise_input_error_before_connecting(monkeypatch, settings, sentence):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (

@@ -49,9 +49,7 @@ def test_best_snapshot_without_a_finite_epoch_has_the_current_weights(split, val
     assert same(none.snapshots[BEST], make_model().state_dict())
 
 
-def test_best_snapshots_of_a_resumed_training_equal_those_of_an_uninterrupted_training(
-    tmp_path, monkeypatch, split, val
-):
+def test_best_snapshots_of_resumed_training_equal_uninterrupted_training(tmp_path, monkeypatch, split, val):
     more = {"snapshots": [BEST, BEST_OF_2, BEST_OF_5, END]}
     whole = train(make_model(), split, NOISY, val=val, **more)
     for after in (1, 3, 6):
