@@ -81,7 +81,7 @@ def test_pilot_contrast_ignores_test_results(folders, tmp_path, capsys):
     assert power.main([str(folders[0] / "nothing")]) == 2
 
 
-def test_score_ranking_writes_rows_and_continues_them(folders, tmp_path, capsys):
+def test_score_ranking_continues_its_rows(folders, tmp_path, capsys):
     rows = tmp_path / "rows.csv"
     arguments = [str(folders[0]), "--epochs", "1", "--rows", str(rows)]
     assert score_ranking.main([*arguments, "--masks", "3"]) == 0

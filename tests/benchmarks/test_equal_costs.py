@@ -21,7 +21,7 @@ def test_interpolation_matches_values_computed_by_hand():
     assert interpolated([1, 4], [0, 1], 2) == pytest.approx(0.5)
 
 
-def test_interpolation_meets_measurements_and_is_monotone_between_them():
+def test_interpolation_meets_and_is_monotone_between_measurements():
     costs, values = [7.0, 300.0, 31.0], [0.3, 0.9, 0.4]
     assert [interpolated(costs, values, at) for at in costs] == values
     between = [interpolated(costs, values, at) for at in np.geomspace(7, 31, 20)]
