@@ -96,7 +96,7 @@ def test_version_flag_prints_the_version(capsys):
 
 
 @pytest.mark.parametrize("command", ["show", "compare", "analyse"])
-def test_other_commands_have_help(command, capsys):
+def test_result_commands_have_help(command, capsys):
     assert f"usage: masksearch {command}" in printed(capsys, command, "--help")
 
 

@@ -296,7 +296,7 @@ def test_controls_are_compared_with_their_tickets(controlled, capsys):
     assert row.treated.n == row.control.n == 1
 
 
-def test_repaired_tickets_have_a_lower_orthogonality_score_and_reinit_tickets_have_none(controlled, capsys):
+def test_repaired_tickets_have_a_lower_orthogonality_score_than_their_tickets(controlled, capsys):
     out = output_of(capsys, "analyse", str(controlled.path), "--what", "orthogonality")
     scores = dict(re.findall(r"^ *(snip[a-z, ]*?) +50 % +([0-9.]+)", out, re.MULTILINE))
     assert set(scores) == {"snip", "snip, shuffled", "snip, repaired"}
