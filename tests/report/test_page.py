@@ -37,7 +37,7 @@ def elsewhere(result, path, **changes):
     return Page(write_report(replace(result, path=path, **changes)).read_text())
 
 
-def test_the_page_is_well_formed(page):
+def test_page_is_well_formed_html(page):
     assert page.open == []
     assert page.tags[:2] == ["html", "head"]
     assert {"title", "style", "body", "table", "svg", "figure"} <= set(page.tags)
