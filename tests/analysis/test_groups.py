@@ -34,7 +34,7 @@ def test_variant_names_only_the_settings_that_differ():
     assert [variant for variant, _ in names(both)] == ["weights", "filters"]
 
 
-def test_labels_name_moments_only_when_they_differ_within_a_method():
+def test_labels_name_only_moments_that_differ_within_a_method():
     own = [make_cell("a", find_at="0"), make_cell("b", find_at="end")]
     assert names(own) == [("", ""), ("", "")]
     same = [make_cell("a", find_at="0"), make_cell("a", find_at="end"), make_cell("b", find_at="end")]
@@ -88,7 +88,7 @@ def test_variants_name_settings_that_differ_between_parts_of_a_sweep():
     ]
 
 
-def test_seeds_of_different_parts_are_separate_groups_and_searcher_settings_are_named():
+def test_cells_of_different_parts_are_separate_groups_named_by_their_settings():
     cells = [part(0, connected=False), part(1, connected=True)]
     assert [g.variant for g in group_cells(cells)] == ["", "connected"]
     cells = [part(searcher={"tabu": tabu, "ends": [1, 2]}, search_examples=20 * tabu) for tabu in (1, 2)]

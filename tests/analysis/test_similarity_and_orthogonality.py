@@ -51,7 +51,7 @@ def test_random_like_keeps_only_the_densities_of_layers():
     assert abs(given.cosine(drawn) - random_like(given, 5).cosine(drawn)) < 0.05
 
 
-def test_similarity_means_pair_different_seeds_within_and_equal_seeds_between_methods():
+def test_similarity_means_pair_seeds_within_and_between_methods():
     owners = [(0, 0), (0, 1), (1, 0), (2, 5)]
     means = similarity_means(similarity_matrix([ONE, OTHER, ONE, OTHER], "iou"), owners)
     assert means.shape == (3, 3)
