@@ -43,7 +43,7 @@ def test_numbers_of_search_and_training_examples_keep_the_other_splits():
     assert part.train.labels.bincount().tolist() == pytest.approx([3] * 4, abs=1)
 
 
-def test_large_data_sets_have_ten_thousand_validation_and_two_thousand_search_examples():
+def test_large_data_sets_have_10000_validation_and_2000_search_examples():
     data = Data.from_tensors("numbers", numbered(60_000), numbered(20))
     assert (len(data.train), len(data.val), len(data.search)) == (50_000, 10_000, 2_000)
 
