@@ -64,7 +64,7 @@ with locked(Path(sys.argv[1]), "it", "wait"):
 """
 
 
-def test_process_waiting_for_a_lock_names_the_process_that_has_it(tmp_path, capfd):
+def test_waiting_process_names_the_holder_of_the_lock(tmp_path, capfd):
     child = python(HOLD, tmp_path / ".lock", stdout=subprocess.PIPE)
     try:
         assert child.stdout.readline() == "held\n"
