@@ -50,7 +50,7 @@ def test_early_bird_compares_only_the_newest_mask_with_the_others():
     assert fires(EarlyBird(0.1), [half(), half(), half(), other, one]) == []
 
 
-def test_mask_prevents_firing_until_it_leaves_the_memory():
+def test_distant_mask_prevents_firing_until_removed_from_the_memory():
     away = half(without=range(5))
     assert fires(EarlyBird(), [away, *[half()] * 6]) == [6, 7]
     assert fires(EarlyBird(), [*[half()] * 3, away, *[half()] * 6]) == [9, 10]

@@ -209,7 +209,7 @@ def test_each_round_is_yielded_before_the_next_begins():
         assert begun == list(range(1, round_.number + 1))
 
 
-def test_filter_ticket_is_a_smaller_network_unless_a_layer_is_empty_or_masking_is_requested():
+def test_filter_ticket_is_pruned_unless_a_layer_is_empty_or_masking_is_requested():
     space = make_space("filter")
     mask = space.random(0.5, "layerwise", torch.Generator().manual_seed(0))
     ticket = draw_ticket(build(), space, mask, build().state_dict())
