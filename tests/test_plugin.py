@@ -152,7 +152,7 @@ WRONG = {  # what replaces the dictionary: what the line has to hold
 
 
 @pytest.mark.parametrize("code", WRONG, ids=[" ".join(words)[:60] for words in WRONG.values()])
-def test_mistakes_in_plugins_are_a_single_line_with_module_and_line_and_change_no_table(code, tmp_path, capsys):
+def test_plugin_mistakes_name_module_and_line_and_change_no_table(code, tmp_path, capsys):
     (tmp_path / "own.py").write_text(MODULE[: MODULE.index("MASKSEARCH")] + code + "\n")
     before = {kind: list(table) for kind, table in plugin.TABLES.items()}
     assert cli.main([*SWEEP, "--plugin", "own.py"]) == 2
