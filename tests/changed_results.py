@@ -1,4 +1,4 @@
-"""Results of cells with other figures, for tests of functions that read results."""
+"""Results of cells with changed values, for tests of functions that read results."""
 
 from dataclasses import fields, is_dataclass, replace
 

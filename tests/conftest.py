@@ -1,4 +1,4 @@
-"""Tiny networks are faster, and sums the same everywhere, on one thread."""
+"""Tests run on a single thread: tiny networks are faster, and sums are reproducible."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A network, and every kind of mask that changes while it trains: what their tests share."""
+"""Helpers of tests of masks that change during training: a network, and every kind of such masks."""
 
 from types import SimpleNamespace
 
@@ -93,7 +93,7 @@ KINDS = {
 
 
 class Watched:
-    """Passes everything on, and looks at the network before and after every step's change."""
+    """Wraps a mask schedule, records its changes, and checks zeros before every change."""
 
     def __init__(self, inner):
         self.inner, self.changes = inner, {0: inner.mask}

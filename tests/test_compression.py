@@ -1,4 +1,4 @@
-"""ms.compress and ms.find_mask: every figure of the table computed anew, methods, amounts and mistakes."""
+"""ms.compress and ms.find_mask: reported values against independent computations, methods, amounts, input errors."""
 
 import copy
 
@@ -59,7 +59,7 @@ def accuracy(model, data):
 
 
 @pytest.mark.parametrize("share", [{"macs": 0.5}, {"params": 0.5}, {"sparsity": 0.5, "granularity": "filter"}])
-def test_every_figure_of_smaller_networks_is_right(classifier, share):
+def test_compress_reports_correct_values_for_smaller_networks(classifier, share):
     model, data = classifier
     before = copy.deepcopy(model.state_dict())
     result = ms.compress(model, data, train=SHORT, progress=False, **share)
@@ -86,7 +86,7 @@ def test_every_figure_of_smaller_networks_is_right(classifier, share):
     assert [line.split()[0] for line in str(result).splitlines()[1:4]] == ["accuracy", "loss", "parameters"]
 
 
-def test_every_figure_of_a_sparse_regression_is_right(regressor):
+def test_compress_reports_correct_values_for_a_sparse_regression(regressor):
     model, data = regressor
     result = ms.compress(model, data, sparsity=0.8, train=SHORT, progress=False)
     zeros = sum(int((result.model[place].weight == 0).sum()) for place in (0, 2, 4))
@@ -104,7 +104,7 @@ def test_every_figure_of_a_sparse_regression_is_right(regressor):
     assert (result.before.metric_name, result.history) == ("R2", None)
 
 
-def test_zeros_of_the_dense_network_are_not_among_its_non_zero_parameters(regressor):
+def test_parameter_count_of_the_dense_network_excludes_zeros(regressor):
     model, data = copy.deepcopy(regressor[0]), regressor[1]
     with torch.no_grad():
         model[2].bias.zero_()
@@ -112,7 +112,7 @@ def test_zeros_of_the_dense_network_are_not_among_its_non_zero_parameters(regres
     assert result.before.params == sum(parameter.numel() for parameter in model.parameters()) - 32
 
 
-def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regressor):
+def test_search_starts_from_the_default_criterion_and_ends_no_worse(regressor):
     model, data = regressor
     magnitude = ms.find_mask(model, data, sparsity=0.8, progress=False)
     searched = ms.find_mask(model, data, sparsity=0.8, method="annealing", budget=60, progress=False)
@@ -137,7 +137,7 @@ def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regr
     assert drawn.mask == random
 
 
-def test_a_search_may_score_masks_after_their_repair(classifier):
+def test_search_can_score_masks_after_repair(classifier):
     model, data = classifier
     result = ms.compress(
         model, data, macs=0.5, method="annealing", objective="reconstructed", budget=6, train=False, progress=False
@@ -168,7 +168,7 @@ def residual():
 @pytest.mark.parametrize("granularity", ["block", "union"])
 @pytest.mark.parametrize("method", [None, "annealing", "taylor"])
 @pytest.mark.parametrize("share", [{"macs": 0.6}, {"params": 0.7}, {"sparsity": 0.5}])
-def test_blocks_and_unions_are_removed(residual, granularity, method, share):
+def test_compress_removes_blocks_and_unions(residual, granularity, method, share):
     model, data = residual
     fine = ms.TrainSettings(epochs=1)
     result = ms.compress(model, data, granularity=granularity, method=method, budget=10, train=fine, **share)
@@ -192,14 +192,14 @@ def test_blocks_and_unions_are_removed(residual, granularity, method, share):
     assert mask == result.mask
 
 
-def test_a_share_of_the_latency_of_blocks(residual):
+def test_find_mask_reaches_a_latency_share_with_blocks(residual):
     model, data = residual
     mask = ms.find_mask(model, data, granularity="block", latency=0.9)
     assert mask.n_kept < 4
 
 
 @pytest.mark.parametrize("method", [None, "annealing", "snip"])
-def test_two_of_four_weights_are_kept(residual, method):
+def test_nm_compression_keeps_two_of_four_weights(residual, method):
     model, data = residual
     fine = ms.TrainSettings(epochs=1)
     result = ms.compress(model, data, granularity="nm", method=method, budget=10, train=fine)
@@ -223,7 +223,7 @@ def test_two_of_four_weights_are_kept(residual, method):
         ({"granularity": "parts", "macs": 0.5}, "granularity 'parts'"),
     ],
 )
-def test_mistakes_about_granularities_are_one_sentence(residual, arguments, message):
+def test_compress_with_wrong_granularity_settings_raises_input_error(residual, arguments, message):
     with pytest.raises(ms.InputError, match=message):
         ms.compress(*residual, **arguments)
 
@@ -235,7 +235,7 @@ def test_equal_seeds_give_equal_results(classifier):
     assert all(map(torch.equal, one.model.state_dict().values(), other.model.state_dict().values()))
 
 
-def test_a_share_of_the_latency(classifier):
+def test_compress_reaches_a_latency_share(classifier):
     model, data = classifier
     result = ms.compress(model, data, latency=0.9, train=False, progress=False)
     assert result.amount.hold == "macs"
@@ -244,7 +244,7 @@ def test_a_share_of_the_latency(classifier):
 
 
 @pytest.mark.parametrize(("slope", "found"), [(1.0, 0.25), (2.0, 0.125), (4.0, None)])
-def test_shares_of_macs_below_one_unit_per_layer_are_no_answer(slope, found):
+def test_latency_share_needs_masks_with_a_unit_in_each_layer(slope, found):
     """The latency is slope x the share of MACs, and masks begin at 10 % of the MACs."""
 
     def mask_at(macs):
@@ -264,7 +264,7 @@ def test_shares_of_macs_below_one_unit_per_layer_are_no_answer(slope, found):
         assert share() == found
 
 
-def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
+def test_user_training_loop_keeps_pruned_weights_zero(regressor):
     model, data = regressor
 
     def noisy(network, data, *, masks, epochs, seed, device):
@@ -279,7 +279,7 @@ def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
     assert (result.model[0].bias != model[0].bias).all()
 
 
-def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
+def test_dense_network_is_the_teacher_when_distillation_is_set(regressor):
     model, data = regressor
     plain, taught = (
         ms.compress(
@@ -315,14 +315,14 @@ def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
         ({"macs": 0.5, "train": {"epochs": 1}}, r"train: .* is a dict; allowed is ms.TrainSettings"),
     ],
 )
-def test_mistakes_are_one_sentence_before_any_work(classifier, arguments, message):
+def test_compress_with_wrong_arguments_raises_input_error_before_any_work(classifier, arguments, message):
     model, data = classifier
     with pytest.raises(ms.InputError, match=message) as raised:
         ms.compress(model, data, **arguments, progress=False)
     assert "\n" not in str(raised.value)
 
 
-def test_networks_in_wrappers_are_compressed_and_scripted_ones_refused(classifier):
+def test_wrapped_networks_are_compressed_and_scripted_networks_raise_input_error(classifier):
     model, data = classifier
     plain, wrapped = (
         ms.compress(each, data, macs=0.5, train=False, progress=False) for each in (model, nn.DataParallel(model))
@@ -335,7 +335,7 @@ def test_networks_in_wrappers_are_compressed_and_scripted_ones_refused(classifie
         ms.compress(torch.jit.ScriptModule(), data, macs=0.5, progress=False)
 
 
-def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
+def test_resnet18_of_torchvision_keeps_half_of_its_macs():
     from torchvision.models import resnet18
 
     generator = torch.Generator().manual_seed(0)
@@ -362,7 +362,7 @@ def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
     assert 0.45 < result.after.macs / result.before.macs <= 0.5
 
 
-def test_masks_of_the_energy_after_repair(classifier):
+def test_energy_criterion_and_search_keep_the_share_of_macs(classifier):
     model, data = classifier
     options = {"macs": 0.5, "train": False, "progress": False}
     ranked = ms.compress(model, data, method="energy", **options)
@@ -377,7 +377,7 @@ def test_masks_of_the_energy_after_repair(classifier):
             ms.compress(model, data, sparsity=0.5, method=method, progress=False)
 
 
-def test_a_tuple_of_tensors_in_place_of_data_is_described(classifier):
+def test_tuple_in_place_of_data_raises_input_error(classifier):
     with pytest.raises(ms.InputError, match=r"data: \(float32 3, float32\); allowed is a data set, made by ms\.Data"):
         ms.compress(classifier[0], (torch.zeros(8, 3), torch.zeros(8)), macs=0.5)
 

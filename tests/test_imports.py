@@ -11,24 +11,24 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "tensorboard", "sklearn", "scipy", "optuna", "rich")
 
 
-def in_a_fresh_process(code):
-    """What the code prints, read as JSON."""
+def in_a_new_process(code):
+    """Return the output of the code in a new process, read as JSON."""
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(ended.stdout.splitlines()[-1])
 
 
 def loaded_by(statements):
     """Names of the modules that a fresh process has loaded after some statements."""
-    return set(in_a_fresh_process(f"import json, sys\n{statements}\nprint(json.dumps(sorted(sys.modules)))"))
+    return set(in_a_new_process(f"import json, sys\n{statements}\nprint(json.dumps(sorted(sys.modules)))"))
 
 
-def test_the_package_loads_nothing_before_a_name_is_used():
+def test_import_loads_no_dependency_before_a_name_is_used():
     loaded = loaded_by("import masksearch")
     assert loaded.isdisjoint(HEAVY)
     assert {name for name in loaded if name.startswith("masksearch")} == {"masksearch"}
 
 
-def test_the_library_needs_neither_experiments_nor_drawing():
+def test_library_names_load_neither_experiments_nor_drawing():
     names = "search prune filter_space train load_data searchers criteria cost deploy export supermasks load_plugins"
     loaded = loaded_by(f"import masksearch as ms\nfor name in {names.split()!r}: getattr(ms, name)")
     assert "torch" in loaded
@@ -42,7 +42,7 @@ def test_help_and_version_load_no_torch(args):
     assert loaded.isdisjoint(("torch", "numpy", "matplotlib"))
 
 
-def test_checking_flags_loads_no_drawing():
+def test_wrong_flags_are_reported_without_loading_drawing_packages():
     loaded = loaded_by("from masksearch.cli import main\nmain(['run', '--budget', '0'])")
     assert loaded.isdisjoint(("matplotlib", "tensorboard", "sklearn", "scipy.stats", "optuna", "torchvision"))
 
@@ -68,14 +68,14 @@ print(json.dumps({"hidden": hidden, "uncallable": uncallable, "modules": modules
 
 
 def test_no_module_has_the_name_of_a_public_function_of_its_package():
-    found = in_a_fresh_process(WALK)
+    found = in_a_new_process(WALK)
     assert found["hidden"] == []
     assert found["uncallable"] == []
     modules = "analysis cost criteria data deploy export models schedules searchers supermasks tasks"
     assert found["modules"] == modules.split()
 
 
-def test_public_names_are_listed_and_others_are_refused():
+def test_public_names_are_listed_and_unknown_names_raise_attribute_error():
     import masksearch as ms
 
     assert set(ms.__all__) <= set(dir(ms))

@@ -1,4 +1,4 @@
-"""Memory of the command line: the next step gets the memory that a step frees, without new pages from the kernel."""
+"""Memory of the command line: memory that a step frees is reused without new pages from the kernel."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ print(keep_freed_memory(), first, faults())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_a_step_as_large_as_the_last_one_takes_no_new_pages():
+def test_freed_memory_is_reused_without_new_pages():
     kept, first, second = subprocess.check_output([sys.executable, "-c", FAULTS], text=True).split()
     assert kept == "True"
     assert 8 * int(second) < int(first)  # those of a step at most, not of every step

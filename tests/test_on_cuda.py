@@ -1,4 +1,4 @@
-"""On a GPU everything gives what it gives on a CPU: masks exactly, values up to rounding. Skipped without one."""
+"""Results on a GPU equal those on a CPU: masks exactly, values up to rounding. Skipped without a GPU."""
 
 import copy
 
@@ -62,7 +62,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_saliencies_and_masks(name, world):
+def test_saliencies_and_masks_on_cuda_equal_those_on_cpu(name, world):
     model, space = world
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
@@ -85,7 +85,7 @@ def test_saliencies_and_masks(name, world):
     assert (mask.bits == wanted.bits).double().mean() > 0.99
 
 
-def test_masked_is_pruned():
+def test_masked_equals_pruned_on_cuda():
     model = ms.build_model(NETWORKS["filter"], SHAPE).to(DEVICE).eval()
     space = ms.filter_space(model, torch.zeros(1, *SHAPE, device=DEVICE))
     mask = space.random(0.4, "layerwise", torch_generator(0), on_empty="keep_one")
@@ -96,7 +96,7 @@ def test_masked_is_pruned():
         assert close(pruned(images), model(images), 1e-5)
 
 
-def test_paths(world):
+def test_cuda_scorer_chooses_its_path_by_space_and_network(world):
     """Filter masks are scored on the masked network; proposals of a network with convolutions one by one."""
     model, space = world
     paths = {"weight": InPlacePath, "filter": ReferencePath}
@@ -108,7 +108,7 @@ def test_paths(world):
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("objective", [name for name, row in OBJECTIVES.items() if row.of_training is None])
-def test_scores(objective, fast, world):
+def test_scores_on_cuda_equal_those_on_cpu(objective, fast, world):
     model, space = world
     if OBJECTIVES[objective].of_filters is not None and space.granularity != "filter":
         pytest.skip("of filters")
@@ -126,7 +126,7 @@ def test_scores(objective, fast, world):
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "loss", "calibrated_loss"])
-def test_weight_masks_are_scored_at_once(objective):
+def test_weight_masks_are_scored_in_parallel_on_cuda(objective):
     model = ms.build_model(NETWORKS["weight"], SHAPE)
     space = ms.weight_space(model)
     masks = [space.random(0.5, generator=torch_generator(seed)) for seed in range(19)]
@@ -138,7 +138,7 @@ def test_weight_masks_are_scored_at_once(objective):
 
 
 @pytest.mark.parametrize("by", ["val", "train"])
-def test_short_trainings(by, world):
+def test_short_trainings_on_cuda_equal_those_on_cpu(by, world):
     model, space = world
     masks = [space.random(0.5, "layerwise", torch_generator(seed), on_empty="keep_one") for seed in range(4)]
     short = {"by": by, "steps": 8, "seed": 1}
@@ -151,14 +151,14 @@ def test_short_trainings(by, world):
     )
 
 
-def test_weight_masks_are_trained_side_by_side():
+def test_weight_masks_are_trained_in_parallel_on_cuda():
     model = ms.build_model(NETWORKS["weight"], SHAPE)
     scorer = ms.ShortTraining(model, ms.weight_space(model), DATA.train, DATA.search, SETTINGS, steps=4, device=DEVICE)
     assert scorer.side_by_side == 16
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
-def test_searches(name, world):
+def test_searchers_run_on_cuda(name, world):
     model, space = world
     scorer = ms.Scorer(model, space, DATA.search, "loss", device=DEVICE)
     energy = None
@@ -174,8 +174,8 @@ def test_searches(name, world):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_trainings(optimizer, world, tmp_path, monkeypatch):
-    """Equal to the CPU's up to rounding, and taken up again: bit for bit."""
+def test_training_on_cuda_equals_cpu_and_resumes_exactly(optimizer, world, tmp_path, monkeypatch):
+    """Equal to the CPU up to rounding; a resumed training is exactly equal."""
     monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
     model, space = world
     lr = {"sgd": 0.02, "adadelta": 0.1}.get(optimizer, 1e-3)
@@ -202,7 +202,7 @@ def interrupt(row):
         raise KeyboardInterrupt
 
 
-def test_images_that_do_not_fit_are_streamed_to_the_same_end(world, monkeypatch):
+def test_streamed_training_on_cuda_equals_resident_training(world, monkeypatch):
     model, _ = world
     resident = ms.train(there(model), DATA.train, SETTINGS, device=DEVICE)
     monkeypatch.setitem(batches_module.RESIDENT_SHARE, "cuda", 0.0)
@@ -210,7 +210,7 @@ def test_images_that_do_not_fit_are_streamed_to_the_same_end(world, monkeypatch)
     assert same(resident.model.state_dict(), streamed.model.state_dict())
 
 
-def test_half_precision_trains(world):
+def test_bfloat16_training_on_cuda_keeps_float32_weights(world):
     model, _ = world
     settings = ms.TrainSettings(epochs=2, batch_size=50, lr=0.02, precision="bfloat16")
     training = ms.train(there(model), DATA.train, settings, device=DEVICE)
@@ -219,7 +219,7 @@ def test_half_precision_trains(world):
 
 
 @pytest.mark.parametrize("kind", ["set", "rigl"])
-def test_masks_that_change_while_the_network_trains(kind):
+def test_regrowing_on_cuda_keeps_counts_and_zeros(kind):
     model = there(ms.build_model(NETWORKS["weight"], SHAPE))
     space = ms.weight_space(model)
     mask = space.random(0.2, scope="erk", generator=torch_generator(0))
@@ -231,7 +231,7 @@ def test_masks_that_change_while_the_network_trains(kind):
     assert all((dict(model.named_parameters())[name].cpu()[~bits] == 0).all() for name, bits in kept.items())
 
 
-def test_gradual_saliency(world):
+def test_gradual_saliency_on_cuda_keeps_exact_density(world):
     model, space = world
     name = "magnitude" if space.granularity == "weight" else "filter_l2"
     saliency = ms.gradual_saliency(there(model), space, DATA.train, SETTINGS, 0.3, name, on_empty="keep_one")
@@ -239,7 +239,7 @@ def test_gradual_saliency(world):
 
 
 @pytest.mark.parametrize("name", SUPERMASKS)
-def test_supermasks(name):
+def test_supermasks_on_cuda_keep_exact_density(name):
     model = ms.build_model(NETWORKS["weight"], SHAPE)
     space = ms.weight_space(model)
     short = SupermaskSettings(epochs=1, batch_size=50)
@@ -247,7 +247,7 @@ def test_supermasks(name):
     assert list(mask.kept_per_layer().values()) == space.quotas(0.5)
 
 
-def test_latencies(world):
+def test_latency_is_measured_on_cuda(world):
     model, space = world
     mask = space.random(0.3, "layerwise", torch_generator(0), on_empty="keep_one")
     pruned = ms.prune(there(model), space, mask) if space.granularity == "filter" else there(model)

@@ -1,4 +1,4 @@
-"""Rows of plugins: in the tables, in sweeps and in folders' names; mistakes name the module and the row or line."""
+"""Rows of plugins in tables, sweeps and folder names; messages of mistakes name the module and the row or line."""
 
 import re
 from pathlib import Path
@@ -60,7 +60,7 @@ SWEEP = [
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """In an empty folder, with tables that forget what was added."""
+    """Run each test in an empty folder; rows that it adds are removed from the tables afterwards."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     with plugin.scoped():
@@ -68,7 +68,7 @@ def elsewhere(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_the_list_says_of_a_partial_what_it_is_a_partial_of(tmp_path, capsys):
+def test_list_flag_describes_a_partial_with_its_settings(tmp_path, capsys):
     head = "from functools import partial\n" + MODULE
     (tmp_path / "own.py").write_text(head.replace('"patient": Patient', '"hasty": partial(Patient, patience=1)'))
     assert cli.main(["run", "--list", "--plugin", "own.py"]) == 0
@@ -77,7 +77,7 @@ def test_the_list_says_of_a_partial_what_it_is_a_partial_of(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["own_rows_of_a_test", "own_rows_of_a_test.py"])
-def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, capsys, monkeypatch):
+def test_plugin_criterion_searcher_and_model_run_and_finished_cells_are_reused(name, tmp_path, capsys, monkeypatch):
     (tmp_path / "own_rows_of_a_test.py").write_text(MODULE)
     assert cli.main(["--list", "--plugin", name]) == 0
     listed = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, cap
     assert "2 of 2 cells are finished already" in capsys.readouterr().out
 
 
-def test_show_says_which_plugin_a_sweep_needs(tmp_path, capsys):
+def test_show_names_the_plugin_that_a_sweep_needs(tmp_path, capsys):
     (tmp_path / "own.py").write_text(MODULE)
     with plugin.scoped():
         assert cli.main([*SWEEP, "--plugin", "own.py"]) == 0
@@ -104,14 +104,14 @@ def test_show_says_which_plugin_a_sweep_needs(tmp_path, capsys):
     assert "lenet_300_100" not in error
 
 
-def test_an_exception_of_a_criterion_without_batches_has_a_note(tmp_path):
+def test_exception_of_a_criterion_without_batches_has_a_note(tmp_path):
     (tmp_path / "own.py").write_text(MODULE.replace("torch.arange(space.n_units)", "next(iter(batches))[0]"))
     with pytest.raises(StopIteration) as caught:
         cli.main([*SWEEP, "--plugin", "own.py"])
     assert "needs_batches=True" in caught.value.__notes__[0]
 
 
-def test_another_text_of_the_module_makes_another_run(tmp_path):
+def test_digest_of_plugin_rows_depends_on_the_module_text(tmp_path):
     digests = []
     for text in (MODULE, MODULE + "# changed\n", MODULE):
         (tmp_path / "own.py").write_text(text)
@@ -123,7 +123,7 @@ def test_another_text_of_the_module_makes_another_run(tmp_path):
     assert CRITERIA.added("snip") is None
 
 
-def test_a_module_is_loaded_once_whatever_it_is_called(tmp_path):
+def test_plugin_module_is_loaded_once_for_all_its_names(tmp_path):
     (tmp_path / "own_twice_of_a_test.py").write_text(MODULE)
     load_plugins(["own_twice_of_a_test", "own_twice_of_a_test.py", str(tmp_path / "own_twice_of_a_test.py")])
     assert "columns" in CRITERIA
@@ -152,7 +152,7 @@ WRONG = {  # what replaces the dictionary: what the line has to hold
 
 
 @pytest.mark.parametrize("code", WRONG, ids=[" ".join(words)[:60] for words in WRONG.values()])
-def test_mistakes_name_the_module_and_the_line_and_change_no_table(code, tmp_path, capsys):
+def test_plugin_mistakes_name_module_and_line_and_change_no_table(code, tmp_path, capsys):
     (tmp_path / "own.py").write_text(MODULE[: MODULE.index("MASKSEARCH")] + code + "\n")
     before = {kind: list(table) for kind, table in plugin.TABLES.items()}
     assert cli.main([*SWEEP, "--plugin", "own.py"]) == 2
@@ -164,7 +164,7 @@ def test_mistakes_name_the_module_and_the_line_and_change_no_table(code, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_searcher_with_other_settings_each_time_is_refused(tmp_path):
+def test_searcher_with_different_settings_each_time_raises_input_error(tmp_path):
     changing = MODULE.replace("patience: int = 3", "patience: float = field(default_factory=random)")
     imports = "from dataclasses import dataclass, field\nfrom random import random"
     (tmp_path / "own.py").write_text(changing.replace("from dataclasses import dataclass", imports))
@@ -182,12 +182,12 @@ def test_a_searcher_with_other_settings_each_time_is_refused(tmp_path):
         ("math", "plugin math: has no dictionary MASKSEARCH"),
     ],
 )
-def test_missing_modules_are_errors(name, message):
+def test_missing_plugin_modules_raise_input_error(name, message):
     with pytest.raises(InputError, match=message):
         load_plugins([name])
 
 
-def test_a_file_called_as_another_module_does_not_stand_in_its_place(tmp_path):
+def test_plugin_file_does_not_replace_a_module_with_its_name(tmp_path):
     (tmp_path / "random.py").write_text(MODULE)
     load_plugins(["random.py"])
     import random
@@ -204,7 +204,7 @@ def install(folder, name, module, text):
     (info / "entry_points.txt").write_text(f"[masksearch]\nrows = {module}\n")
 
 
-def test_installed_packages_offer_rows_by_entry_points(tmp_path, capsys, monkeypatch):
+def test_installed_packages_add_rows_by_entry_points(tmp_path, capsys, monkeypatch):
     install(tmp_path, "installed", "installed_rows_of_a_test", MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     assert SEARCHERS["patient"]().patience == 3
@@ -215,7 +215,7 @@ def test_installed_packages_offer_rows_by_entry_points(tmp_path, capsys, monkeyp
     assert cli.main(SWEEP) == 0
 
 
-def test_an_installed_package_with_an_error_is_left_out_with_a_warning(tmp_path, monkeypatch):
+def test_installed_package_with_an_error_is_left_out_with_a_warning(tmp_path, monkeypatch):
     install(tmp_path, "broken", "broken_rows_of_a_test", "raise SystemExit")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.warns(UserWarning, match="plugin rows of package broken.*: SystemExit: ; its rows are left out"):
@@ -223,7 +223,7 @@ def test_an_installed_package_with_an_error_is_left_out_with_a_warning(tmp_path,
     assert "snip" in CRITERIA
 
 
-def test_tables_take_no_name_twice():
+def test_table_with_an_existing_name_raises_input_error():
     table = Table("letter", {"a": 1})
     table.add("b", 2, "x")
     assert (table["b"], table.added("b"), table.added("a")) == (2, "x", None)
@@ -231,7 +231,7 @@ def test_tables_take_no_name_twice():
         table.add("a", 2, "x")
 
 
-def test_workers_have_the_rows_too(tmp_path):
+def test_worker_processes_have_the_rows_of_plugins(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
     for workers in "12":
         assert (

@@ -5,7 +5,7 @@ from documents import ROOT, blocks
 README = ROOT / "README.md"
 
 
-def test_its_first_block_sets_up_and_runs_and_its_second_sets_up_and_tests():
+def test_readme_starts_with_setup_and_run_and_then_setup_and_tests():
     first, second = [block.text.splitlines() for block in blocks(README) if block.language == "sh"][:2]
     assert first[0] == "python3 -m venv .venv"
     assert first[-1] == ".venv/bin/python run_search.py --recipe repaired_units"
@@ -13,5 +13,5 @@ def test_its_first_block_sets_up_and_runs_and_its_second_sets_up_and_tests():
     assert second[-1].startswith(".venv/bin/python -m pytest")
 
 
-def test_it_can_be_read_in_five_minutes():
+def test_readme_is_short():
     assert len(README.read_text().splitlines()) <= 180

@@ -1,4 +1,4 @@
-"""A tokenizer of words without weights, in a folder of its own."""
+"""A tokenizer of words, saved in a folder."""
 
 WORDS = [f"w{number}" for number in range(30)]
 

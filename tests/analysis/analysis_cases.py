@@ -1,4 +1,4 @@
-"""Results of cells as a sweep leaves them, with figures that can be told apart."""
+"""Results of cells as a sweep writes them, with distinct values."""
 
 from changed_results import changed
 
@@ -22,7 +22,7 @@ def make_epoch(epoch, train_loss, val_accuracy):
 
 
 def make_round(number=1, seed=0, density=0.1, trains=True):
-    """The result of a round: its accuracies tell moment, round and seed."""
+    """The result of a round: its accuracies depend on moment, round and seed."""
 
     def figures(value):
         return value + 0.01 * number + 0.02 * seed, 2 - value - 0.1 * number

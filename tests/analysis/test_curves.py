@@ -1,4 +1,4 @@
-"""Anytime curves and Pareto fronts, by hand and as invariants."""
+"""Anytime curves and Pareto fronts, against values computed by hand and invariants."""
 
 import math
 
@@ -15,13 +15,13 @@ numbers = st.integers(0, 4).map(float)
 points = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12)
 
 
-def test_the_best_so_far_by_hand():
+def test_best_so_far_matches_values_computed_by_hand():
     curve = best_so_far([1, 2, 4, 4, 7], [0.3, math.nan, 0.2, 0.5, 0.4], [0.5, 1, 3, 4, 6.9, 100])
     assert curve.tolist() == [pytest.approx(math.nan, nan_ok=True), 0.3, 0.3, 0.5, 0.5, 0.5]
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=20), st.lists(numbers, min_size=1, max_size=6))
-def test_the_best_so_far_is_the_maximum_of_what_was_affordable(trials, looks):
+def test_best_so_far_is_the_maximum_of_affordable_scores(trials, looks):
     spent = np.cumsum([cost for cost, _ in trials])
     scores = np.array([score for _, score in trials])
     for look, value in zip(looks, best_so_far(spent, scores, looks), strict=True):
@@ -29,14 +29,14 @@ def test_the_best_so_far_is_the_maximum_of_what_was_affordable(trials, looks):
         assert value == affordable.max() if len(affordable) else math.isnan(value)
 
 
-def test_costs_may_not_fall():
+def test_decreasing_costs_raise_input_error():
     with pytest.raises(InputError, match="costs"):
         best_so_far([2, 1], [0.1, 0.2], [1])
     with pytest.raises(InputError, match="costs"):
         best_so_far([1], [0.1, 0.2], [1])
 
 
-def test_bands_are_students_t_at_every_look():
+def test_band_is_the_t_interval_of_each_point():
     curves = np.array([[0.1, 0.5], [0.3, 0.6], [0.2, 0.9]])
     result = band(curves)
     for look in range(2):
@@ -47,14 +47,14 @@ def test_bands_are_students_t_at_every_look():
     assert np.isnan(band(np.array([[math.nan, 1], [0.5, 1]])).mean).tolist() == [True, False]
 
 
-def test_a_front_by_hand():
+def test_pareto_front_matches_values_computed_by_hand():
     assert pareto_front([0.9, 0.8, 0.95, 0.8, math.nan], [10, 5, 20, 6, 1]).tolist() == [1, 0, 2]
     assert pareto_front([0.9, 0.9], [3, 3]).tolist() == [0, 1]
     assert pareto_front([], []).tolist() == []
 
 
 @given(points)
-def test_the_front_is_what_nothing_beats(cases):
+def test_pareto_front_has_exactly_the_undominated_points(cases):
     values, costs = (np.array(column) for column in zip(*cases, strict=True))
 
     def beaten(i):

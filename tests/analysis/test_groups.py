@@ -1,4 +1,4 @@
-"""Groups: cells that differ in their seed alone, and names that tell the others apart."""
+"""Groups: cells that differ only in their seed, and names that distinguish the groups."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ def names(cells):
     return [(group.variant, group.label) for group in group_cells(cells)]
 
 
-def test_seeds_are_one_group_and_know_their_places():
+def test_cells_of_different_seeds_form_a_group_with_their_places():
     cells = [make_cell(method, 0.5, seed) for seed in (0, 1) for method in ("a", "b")]
     first, second = group_cells(cells)
     assert (first.method, first.places, second.places) == ("a", (0, 2), (1, 3))
     assert [cell.seed for cell in first.cells] == [0, 1]
-    assert names(cells) == [("", ""), ("", "")]  # nothing differs, so there is nothing to tell
+    assert names(cells) == [("", ""), ("", "")]  # nothing differs, so nothing is named
 
 
-def test_only_what_differs_is_told():
+def test_variant_names_only_the_settings_that_differ():
     cells = [make_cell(), make_cell(rounds=4), make_cell(rounds=4, rewind_to="none")]
     assert [variant for variant, _ in names(cells)] == [
         "one shot, rewound to 0",
@@ -34,14 +34,14 @@ def test_only_what_differs_is_told():
     assert [variant for variant, _ in names(both)] == ["weights", "filters"]
 
 
-def test_moments_tell_lines_of_one_method_apart_and_not_of_two():
+def test_labels_name_only_moments_that_differ_within_a_method():
     own = [make_cell("a", find_at="0"), make_cell("b", find_at="end")]
     assert names(own) == [("", ""), ("", "")]
     same = [make_cell("a", find_at="0"), make_cell("a", find_at="end"), make_cell("b", find_at="end")]
     assert names(same) == [("", "found at 0"), ("", "found at end"), ("", "")]
 
 
-def test_controls_are_always_told_and_known():
+def test_variants_always_name_controls():
     group, shuffled, fresh = group_cells([make_cell(control=control) for control in ("none", "shuffle", "reinit")])
     assert [g.variant for g in (group, shuffled, fresh)] == ["", "shuffled", "reinitialised"]
     assert [g.control for g in (group, shuffled, fresh)] == ["none", "shuffle", "reinit"]
@@ -53,18 +53,18 @@ def early(relative, find_at="5ep", **changes):
     return make_cell(schedule="early_bird", find_at=find_at, early_bird=seen, **changes)
 
 
-def test_early_birds_of_all_seeds_are_one_group_whenever_they_were_drawn():
+def test_early_bird_cells_of_all_seeds_form_a_group_despite_different_epochs():
     [group] = group_cells([early(False, "5ep", seed=0), early(False, "7ep", seed=1)])
     assert (group.find_at, group.variant, len(group.cells)) == ("early", "", 2)
 
 
-def test_both_forms_of_the_threshold_are_groups_of_their_own():
+def test_absolute_and_relative_early_bird_thresholds_are_separate_groups():
     absolute, relative = group_cells([early(False), early(True)])
     assert absolute.variant == "threshold 0.1"
     assert relative.variant == "threshold 0.1 of unrelated masks' distance"
 
 
-def test_of_several_learning_rates_the_best_by_validation_counts_per_method():
+def test_best_learning_rate_is_chosen_by_validation_per_method():
     cells = []
     for rate, accuracies in ((0.1, (0.6, 0.9)), (0.01, (0.7, 0.7))):
         for method, accuracy in zip("ab", accuracies, strict=True):
@@ -76,7 +76,7 @@ def part(seed=0, method="a", **settings):
     return make_cell(method, seed=seed, settings={"dense": {"seed": seed, "file": f"{seed}"}} | settings)
 
 
-def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
+def test_variants_name_settings_that_differ_between_parts_of_a_sweep():
     cells = [part(seed, scope=scope, connected=False) for scope in ("global", "erk") for seed in (0, 1)]
     searches = [part(seed, "b", budget=9, searcher={"tabu": 0, "scope": "global"}) for seed in (0, 1)]
     groups = group_cells([*cells, part(method="c", scope="layerwise", connected=True), *searches])
@@ -88,14 +88,14 @@ def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
     ]
 
 
-def test_seeds_of_different_parts_are_no_group_and_a_searchers_settings_are_told():
+def test_cells_of_different_parts_are_separate_groups_named_by_their_settings():
     cells = [part(0, connected=False), part(1, connected=True)]
     assert [g.variant for g in group_cells(cells)] == ["", "connected"]
     cells = [part(searcher={"tabu": tabu, "ends": [1, 2]}, search_examples=20 * tabu) for tabu in (1, 2)]
     assert [g.variant for g in group_cells(cells)] == ["tabu 1, search examples 20", "tabu 2, search examples 40"]
 
 
-def test_results_of_a_sweep_with_parts_are_paired_part_by_part():
+def test_results_of_a_sweep_with_parts_are_paired_by_part():
     accuracies = {"global": 0.5, "erk": 0.7}
     cells = [changed(part(0, scope=scope), trained={"test_accuracy": a}) for scope, a in accuracies.items()]
     both = SweepResult(Path("both"), [Settings()], {}, cells, [], [])
@@ -107,7 +107,7 @@ def test_results_of_a_sweep_with_parts_are_paired_part_by_part():
     assert [row.kind.label for row in paired_rows([alone, alone])] == [""]
 
 
-def test_cells_without_distillation_are_those_of_sweeps_without_it():
+def test_cells_without_distillation_pair_with_a_sweep_without_distillation():
     plain = part(train={"distill": 0.0})
     cells = [plain, part(train={"distill": 0.5, "distill_temperature": 4.0})]
     crossed, alone = (SweepResult(Path("s"), [Settings()], {}, chosen, [], []) for chosen in (cells, [plain]))

@@ -9,7 +9,7 @@ from masksearch.core.mask import Mask
 from masksearch.spaces import weight_space
 
 
-def test_the_published_figures_of_the_thesis_network():
+def test_orthogonality_score_matches_the_published_values_of_the_thesis():
     """Full .0132, with a random mask .0141, at torch's own initial weights; which random mask is not published."""
     torch.manual_seed(0)
     layers = [nn.Linear(a, b, bias=False) for a, b in ((784, 300), (300, 100), (100, 10))]
@@ -20,7 +20,7 @@ def test_the_published_figures_of_the_thesis_network():
     assert orthogonality_score(model, space, mask) == pytest.approx(0.0141, abs=4e-4)
 
 
-def test_by_hand():
+def test_orthogonality_score_matches_values_computed_by_hand():
     model = nn.Sequential(nn.Conv2d(1, 2, (1, 2), bias=False))
     space = weight_space(model)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_by_hand():
     assert torch.equal(model[0].weight, before)
 
 
-def test_orthonormal_columns_have_none():
+def test_orthogonality_score_of_orthonormal_columns_is_zero():
     model = nn.Sequential(nn.Linear(4, 9))
     nn.init.orthogonal_(model[0].weight)
     assert orthogonality_score(model, weight_space(model)) == pytest.approx(0, abs=1e-12)

@@ -1,4 +1,4 @@
-"""Rounds: every round's mask at all moments, over seeds."""
+"""Rows of rounds: accuracies of each round's mask at all moments, over seeds."""
 
 import pytest
 from analysis_cases import make_cell, make_dense, make_round
@@ -6,7 +6,7 @@ from analysis_cases import make_cell, make_dense, make_round
 from masksearch.analysis import MOMENTS, summarise
 
 
-def test_rounds_hold_the_figures_of_all_moments():
+def test_rounds_have_the_values_of_all_moments():
     row = summarise([make_cell(sparsity=0.75, seed=seed, rounds=2) for seed in (0, 1)])[1]
     assert [round_.number for round_ in row.rounds] == [1, 2]
     assert [round_.density.mean for round_ in row.rounds] == pytest.approx([0.5, 0.25])
@@ -20,7 +20,7 @@ def test_rounds_hold_the_figures_of_all_moments():
     assert row.rounds[0].texts == texts
 
 
-def test_the_dense_network_has_its_last_and_its_best_state():
+def test_dense_row_has_last_and_best_accuracy():
     [row] = summarise([], [make_dense(seed) for seed in (0, 1)])
     [round_] = row.rounds
     assert round_.moments["trained"].accuracy.mean == pytest.approx(0.955)
@@ -28,7 +28,7 @@ def test_the_dense_network_has_its_last_and_its_best_state():
     assert round_.texts == ("–", "100", "–", "–", "96.50", "0.100", "–", "–", "95.50", "0.200", "3")
 
 
-def test_a_round_without_training_has_nothing_after_it():
+def test_round_without_training_has_no_trained_values():
     cell = make_cell(rounds=2)
     cell.rounds[0] = make_round(trains=False)
     first, last = summarise([cell])[1].rounds

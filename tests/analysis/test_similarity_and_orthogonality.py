@@ -1,4 +1,4 @@
-"""Likeness of masks: published formulas on masks by hand, and what chance gives."""
+"""Similarity of masks: published formulas on small masks, and expected values of random masks."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ ONE, OTHER = mask(1, 1, 1, 0, 0, 0), mask(0, 1, 1, 1, 1, 0)
 
 
 @pytest.mark.parametrize(("name", "value"), [("cosine", 2 / 12**0.5), ("hamming", 3 / 6), ("iou", 2 / 5)])
-def test_measures_by_hand(name, value):
+def test_similarity_measures_match_values_computed_by_hand(name, value):
     measure = SIMILARITIES[name]
     assert measure(ONE, OTHER) == pytest.approx(value)
     assert measure(OTHER, ONE) == measure(ONE, OTHER)
@@ -31,7 +31,7 @@ def test_measures_by_hand(name, value):
 
 
 @pytest.mark.parametrize("density", [0.1, 0.4])
-def test_chance_is_what_the_measures_say_it_is(density):
+def test_similarity_of_random_masks_matches_the_expected_value(density):
     masks = [SPACE.random(density, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
     expected = {"cosine": density, "hamming": 2 * density * (1 - density), "iou": density / (2 - density)}
     for name, value in expected.items():
@@ -41,7 +41,7 @@ def test_chance_is_what_the_measures_say_it_is(density):
         assert np.diag(matrix) == pytest.approx(0 if name == "hamming" else 1)
 
 
-def test_random_masks_keep_the_densities_of_layers_and_nothing_else():
+def test_random_like_keeps_only_the_densities_of_layers():
     generator = torch.Generator().manual_seed(0)
     given = SPACE.random({"a": 0.1, "b": 0.7}, generator=generator)
     drawn = random_like(given, 3)
@@ -51,7 +51,7 @@ def test_random_masks_keep_the_densities_of_layers_and_nothing_else():
     assert abs(given.cosine(drawn) - random_like(given, 5).cosine(drawn)) < 0.05
 
 
-def test_pairs_within_a_method_are_of_different_seeds_and_between_methods_of_the_same():
+def test_similarity_means_pair_seeds_within_and_between_methods():
     owners = [(0, 0), (0, 1), (1, 0), (2, 5)]
     means = similarity_means(similarity_matrix([ONE, OTHER, ONE, OTHER], "iou"), owners)
     assert means.shape == (3, 3)

@@ -1,4 +1,4 @@
-"""Comparisons against worked examples, published tables and scipy."""
+"""Statistics against worked examples, published tables and SciPy."""
 
 import math
 from itertools import product
@@ -17,14 +17,14 @@ probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 score_blocks = arrays(float, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.integers(0, 3).map(float))
 
 
-def test_ten_wins_of_ten_reach_the_published_level():
+def test_p_value_of_ten_wins_matches_the_published_level():
     result = paired(np.arange(1, 11) / 100, np.zeros(10))
     assert result.p == pytest.approx(2 * 2**-10)  # two-sided: two of the 2^10 patterns of signs
     assert (result.wins, result.losses) == (10, 0)
     assert paired([0.1, 0.2, 0.3, 0.4, 0.5], [0.0] * 5).p == pytest.approx(2 * 2**-5)  # five can't reach 0.05
 
 
-def test_the_p_value_counts_patterns_of_signs_also_with_ties():
+def test_p_value_counts_sign_patterns_with_ties():
     differences = np.array([0.02, 0.02, -0.01, 0.03, 0.03, 0.05])
     sizes = stats.rankdata(np.abs(differences))
     observed = abs((np.sign(differences) * sizes).sum())
@@ -41,7 +41,7 @@ def test_pairs_without_a_difference_do_not_count():
     assert paired([0.3, 0.1 + 0.2], [0.3, 0.3]).p == 1  # rounding is no difference
 
 
-def test_the_interval_is_students_t_and_decides():
+def test_verdicts_follow_the_t_interval():
     differences = np.array([0.01, 0.02, 0.03])
     result = paired(0.9 + differences, [0.9] * 3)
     low, high = stats.t.interval(0.95, 2, 0.02, stats.sem(differences))
@@ -54,7 +54,7 @@ def test_the_interval_is_students_t_and_decides():
     assert paired([0.9, 0.9005, 0.9], [0.9, 0.9, 0.9]).not_below
 
 
-def test_one_pair_or_a_missing_number_decides_nothing():
+def test_single_pair_or_missing_value_gives_no_verdict():
     one = paired([0.9], [0.1])
     assert one.difference.mean == pytest.approx(0.8)
     assert not one.above(0)
@@ -67,12 +67,12 @@ def test_one_pair_or_a_missing_number_decides_nothing():
 
 
 @pytest.mark.parametrize(("first", "second"), [([], []), ([1.0], [1.0, 2.0]), ([[1.0]], [[1.0]])])
-def test_what_is_not_paired_is_refused(first, second):
+def test_unpaired_values_raise_input_error(first, second):
     with pytest.raises(InputError, match="pairs"):
         paired(first, second)
 
 
-def test_holm_by_hand():
+def test_holm_matches_values_computed_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == pytest.approx([1, 1])
     kept = holm([math.nan, 0.02])
@@ -89,30 +89,30 @@ def test_holm_keeps_the_order_and_lies_between_raw_and_bonferroni(values):
 
 
 @given(score_blocks)
-def test_wins_of_both_add_up_to_the_blocks(scores):
+def test_win_matrix_and_its_transpose_sum_to_the_number_of_blocks(scores):
     wins = win_matrix(scores)
     off = ~np.eye(len(wins), dtype=bool)
     assert (wins + wins.T)[off] == pytest.approx(len(scores))
     assert not wins.diagonal().any()
 
 
-def test_wins_by_hand():
+def test_win_matrix_matches_values_computed_by_hand():
     assert win_matrix(np.array([[1, 2, 2], [3, 1, 2]])).tolist() == [[0, 1, 1], [1, 0, 0.5], [1, 1.5, 0]]
 
 
 @given(score_blocks)
-def test_mean_ranks_and_wins_tell_the_same(scores):
+def test_mean_ranks_match_the_win_matrix(scores):
     wins = win_matrix(scores)
     assert ranks(scores).mean == pytest.approx(1 + wins.sum(0) / len(scores))  # a rank is 1 + those that beat it
 
 
-def test_critical_differences_are_the_published_ones():
+def test_critical_differences_match_the_published_values():
     for methods, q in {2: 1.960, 3: 2.343, 4: 2.569, 5: 2.728, 10: 3.164}.items():  # Demsar 2006, table 5
         scores = np.random.default_rng(0).random((14, methods))
         assert ranks(scores).critical == pytest.approx(q * math.sqrt(methods * (methods + 1) / 84), rel=1e-3)
 
 
-def test_friedman_is_scipys():
+def test_friedman_p_value_equals_that_of_scipy():
     scores = np.random.default_rng(1).random((9, 4))
     assert ranks(scores).p == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
     assert math.isnan(ranks(scores[:, :2]).p)

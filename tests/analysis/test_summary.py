@@ -1,4 +1,4 @@
-"""Summaries: rows hold the figures of their cells, in the order of the sweep."""
+"""Summaries: rows have the values of their cells, in the order of the sweep."""
 
 import math
 
@@ -11,7 +11,7 @@ from scipy.stats import t
 from masksearch.analysis import summarise
 
 
-def test_rows_hold_the_figures_of_their_cells():
+def test_summary_rows_have_mean_and_interval_of_their_cells():
     dense, row = summarise([make_cell(seed=seed) for seed in range(3)])
     for got, values in (
         (row.untrained, [0.31, 0.33, 0.35]),
@@ -38,14 +38,14 @@ def test_rows_hold_the_figures_of_their_cells():
     assert all(e.n == 0 for e in (dense.untrained, dense.accuracy_gap, dense.scorings, dense.search_seconds))
 
 
-def test_the_dense_network_of_a_seed_counts_once():
+def test_dense_network_of_a_seed_counts_once():
     cells = [make_cell(method, sparsity, seed) for seed in (0, 1) for sparsity in (0.5, 0.9) for method in ("b", "a")]
     dense = summarise(cells)[0].trained
     assert dense.n == 2
     assert dense.mean == pytest.approx(0.955)
 
 
-def test_rows_go_by_sparsity_then_in_the_order_of_the_cells_and_by_moment():
+def test_rows_are_ordered_by_sparsity_then_by_cells():
     cells = [
         make_cell("b", 0.9),
         make_cell("a", 0.9),
@@ -57,36 +57,36 @@ def test_rows_go_by_sparsity_then_in_the_order_of_the_cells_and_by_moment():
     assert rows == [("b", 0.5, "0"), ("a", 0.5, "3ep"), ("a", 0.5, "0"), ("b", 0.9, "0"), ("a", 0.9, "0")]
 
 
-def test_of_no_cells_there_are_no_rows():
+def test_summary_of_no_cells_is_empty():
     assert summarise([]) == []
 
 
-def test_tickets_stand_beside_the_dense_network_that_is_shown():
-    """Slimming has a dense network of its own; the table's is that of the sweep."""
+def test_tickets_are_compared_with_the_dense_network_of_the_table():
+    """Slimming has another dense network; the table has that of the sweep."""
     dense, row = summarise([make_cell(dense={"test_accuracy": 0.5})], [make_dense()])
     assert row.beside_dense.mean == pytest.approx(row.trained.mean - dense.trained.mean)
 
 
-def test_what_was_not_trained_is_validated_at_its_own_weights():
+def test_validation_of_an_untrained_cell_is_its_rest_accuracy():
     trained = {"val_accuracy": None, "rest_accuracy": 0.3}
     cell = make_cell(trained=trained, score={"rest_accuracy": 0.9})  # the score: at the weights of the search
     assert summarise([cell])[1].validation.mean == 0.3
 
 
-def test_the_dense_network_alone_is_a_row():
+def test_dense_network_alone_is_a_row():
     [row] = summarise([], [make_dense(seed) for seed in (0, 1)])
     assert row.trained.mean == pytest.approx(0.955)
     assert math.isnan(row.latency.mean)
     assert len(row.rounds) == 1
 
 
-def test_criteria_s_masks_that_were_kept_are_counted_whichever_round_kept_them():
+def test_kept_criteria_masks_are_counted_in_every_round():
     cells = [make_cell(seed=seed, rounds=2) for seed in (0, 1, 2)]
     for cell, place in ((cells[1], 0), (cells[2], 1)):
         cell.rounds[place] = changed(cell.rounds[place], score={"kept": "taylor"})
     assert summarise(cells)[1].kept_criteria == 2
 
 
-def test_trainings_that_diverged_are_counted():
+def test_diverged_trainings_are_counted():
     cells = [make_cell(seed=0), make_cell(seed=1, trained={"diverged": True})]
     assert summarise(cells)[1].diverged == 1

@@ -1,4 +1,4 @@
-"""The benchmarks are no package that is installed: they lie beside the tests."""
+"""The benchmarks are not an installed package: the path of the repository is added."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 @pytest.fixture
 def brief(monkeypatch, tmp_path):
-    """Threads as they were, and a folder to run in."""
+    """A working folder; the number of threads is restored afterwards."""
     import torch
 
     threads = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Rows of a sweep, as far as tables and figures read them."""
+"""Rows of a sweep with the columns that tables and figures use."""
 
 
 def row_of(method, sparsity, seed, test, val, **changes):

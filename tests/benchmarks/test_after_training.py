@@ -1,4 +1,4 @@
-"""Scripts for sweeps after training: the plan that a pilot suggests, scores against fine-tuning, other packages."""
+"""Scripts for sweeps after training: power of a pilot, scores against fine-tuning, pruners of other packages."""
 
 import importlib
 import json
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
     return [runs / name for name in parts]
 
 
-def test_power_is_that_of_the_paired_test():
+def test_power_and_seeds_needed_match_a_paired_t_test():
     assert power.seeds_needed(1.0, 1.0) == 11  # a paired t-test needs 10, and the signed-rank test 1 / 0.955 as many
     assert power.seeds_needed(1.0, 0.1) == 6  # fewer can't reach 5 %
     assert power.seeds_needed(0.001, 1.0) is None
@@ -57,7 +57,7 @@ def test_power_is_that_of_the_paired_test():
     assert power.power(12, 0.0, 1.0) == pytest.approx(0.05, abs=0.001)
 
 
-def test_a_contrast_is_paired_by_seed():
+def test_contrast_pairs_values_by_seed():
     found = {"one": {0: 90.0, 1: 91.0, 2: 92.0}, "other": {1: 90.0, 2: 90.0, 3: 1.0}}
     own = power.contrast(found, "one", "other")
     assert (own.mean, own.seeds) == (1.5, 2)
@@ -65,7 +65,7 @@ def test_a_contrast_is_paired_by_seed():
     assert own.upper > own.deviation
 
 
-def test_a_pilot_names_the_contrast_without_test_results(folders, tmp_path, capsys):
+def test_pilot_contrast_ignores_test_results(folders, tmp_path, capsys):
     assert power.main([str(folder) for folder in folders]) == 0
     out = capsys.readouterr().out
     copies = [Path(shutil.copytree(folder, tmp_path / folder.name)) for folder in folders]
@@ -81,7 +81,7 @@ def test_a_pilot_names_the_contrast_without_test_results(folders, tmp_path, caps
     assert power.main([str(folders[0] / "nothing")]) == 2
 
 
-def test_scores_are_compared_with_fine_tuned_accuracies_and_continued(folders, tmp_path, capsys):
+def test_score_ranking_continues_its_rows(folders, tmp_path, capsys):
     rows = tmp_path / "rows.csv"
     arguments = [str(folders[0]), "--epochs", "1", "--rows", str(rows)]
     assert score_ranking.main([*arguments, "--masks", "3"]) == 0
@@ -109,7 +109,7 @@ METHODS = ["tp_l1", "tp_group_norm", "tp_isomorphic", "modelopt_fastnas"]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name, monkeypatch):
+def test_pruners_of_other_packages_keep_a_share_of_the_macs(name, monkeypatch):
     pytest.importorskip("modelopt.torch.prune" if "modelopt" in name else "torch_pruning")
     other_packages = importlib.import_module("benchmarks.other_packages")
     monkeypatch.setattr(other_packages, "STEPS", 20)
@@ -124,7 +124,7 @@ def test_pruners_of_other_packages_choose_filters_at_a_share_of_the_macs(name, m
     assert not mask.empty_layers()
 
 
-def test_methods_of_other_packages_run_on_the_dense_networks_of_the_sweep(folders, monkeypatch):
+def test_methods_of_other_packages_reuse_the_dense_networks_of_a_sweep(folders, monkeypatch):
     pytest.importorskip("torch_pruning")
     monkeypatch.setattr(importlib.import_module("benchmarks.other_packages"), "STEPS", 20)
     before = set((folders[0].parent / "dense").iterdir())
@@ -136,7 +136,7 @@ def test_methods_of_other_packages_run_on_the_dense_networks_of_the_sweep(folder
     assert set((folders[0].parent / "dense").iterdir()) == before
 
 
-def test_inverted_bottlenecks_are_ranked_by_energy_and_repaired():
+def test_repair_energy_ranks_masks_of_inverted_bottlenecks():
     model = ms.build_model("mobilenet_v2:0.1", (1, 8, 8), seed=0)
     inputs = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     recalibrate(model.eval(), [inputs])
@@ -151,7 +151,7 @@ def test_inverted_bottlenecks_are_ranked_by_energy_and_repaired():
     assert all(0 <= error < 1 for error in errors.values())
 
 
-def test_scales_of_the_recipe_share_what_is_compared():
+def test_post_training_recipe_has_its_parts_seeds_and_settings():
     final = {part.run.name.rpartition("_")[2]: part for part in load_recipe("post_training", "final")}
     assert {"uniform", "energy", "programme", "random", "dense"} <= set(final)
     assert all(part.sweep.seed_range == range(10, 22) for part in final.values())

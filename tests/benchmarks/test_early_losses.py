@@ -1,4 +1,4 @@
-"""How soon losses tell masks apart: which trainings are compared, and two numbers by hand."""
+"""Early losses as predictors of final accuracies: the compared trainings, and two numbers computed by hand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +20,14 @@ def rows(train, val, ends):
     return [[epoch(t, v, 0.1), epoch(0.0, 0.0, end)] for t, v, end in zip(train, val, ends, strict=True)]
 
 
-def test_correlation_and_loss_of_the_choice_by_hand():
+def test_early_loss_gives_rank_correlation_and_accuracy_loss_of_its_choice():
     masks = rows(train=[3, 2, 1, 4], val=[1, 2, 3, 4], ends=[0.5, 0.6, 0.7, 0.4])
     assert early(masks, "train_loss", 1) == pytest.approx((1.0, 0.0))
     # Ranks of minus the losses 4 3 2 1, of the ends 2 3 4 1: 1 - 6 (4 + 0 + 4 + 0) / (4 (16 - 1)) = 0.2.
     assert early(masks, "val_loss", 1) == pytest.approx((0.2, 20.0))
 
 
-def test_collapsed_trainings_are_left_out():
+def test_learned_leaves_out_collapsed_trainings():
     masks = rows(train=[1, 1, 1], val=[1, 1, 1], ends=[0.3, 0.56, 0.7])
     assert [epochs[-1].val_accuracy for epochs in learned(masks)] == [0.56, 0.7]
 
@@ -37,7 +37,7 @@ def cell(sparsity, seed, end, control="none", schedule="one_shot"):
     return SimpleNamespace(sparsity=sparsity, seed=seed, control=control, schedule=schedule, epochs=epochs)
 
 
-def test_masks_are_compared_with_those_of_their_own_sparsity_seed_and_hold(monkeypatch):
+def test_early_losses_compare_masks_of_equal_sparsity_seed_and_hold(monkeypatch):
     ends = (0.5, 0.51, 0.52, 0.53, 0.54)
     cells = [cell(sparsity, seed, end) for sparsity in (0.5, 0.7) for seed in (0, 1) for end in ends]
     others = [cell(0.5, 0, 0.9, control="shuffle"), cell(0.5, 0, 0.9, schedule="iterative"), cell(0.9, 0, 0.5)]

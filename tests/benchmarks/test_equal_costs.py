@@ -1,4 +1,4 @@
-"""Accuracies at equal costs, where they are known."""
+"""Accuracies at equal costs, against values computed by hand."""
 
 import math
 
@@ -15,13 +15,13 @@ from benchmarks.tables import suite_text
 PARAMETERS, MACS = COSTS
 
 
-def test_values_worked_out_by_hand():
+def test_interpolation_matches_values_computed_by_hand():
     assert interpolated([100, 1000, 10_000], [0.2, 0.6, 0.8], 100 * math.sqrt(10)) == pytest.approx(0.4)
     assert interpolated([10_000, 100, 1000], [0.8, 0.2, 0.6], 1000 * 10**0.25) == pytest.approx(0.65)  # in any order
     assert interpolated([1, 4], [0, 1], 2) == pytest.approx(0.5)
 
 
-def test_measurements_are_met_and_between_them_nothing_leaves_their_range():
+def test_interpolation_meets_and_is_monotone_between_measurements():
     costs, values = [7.0, 300.0, 31.0], [0.3, 0.9, 0.4]
     assert [interpolated(costs, values, at) for at in costs] == values
     between = [interpolated(costs, values, at) for at in np.geomspace(7, 31, 20)]
@@ -29,7 +29,7 @@ def test_measurements_are_met_and_between_them_nothing_leaves_their_range():
     assert between[0] < between[10] < between[-1]
 
 
-def test_nothing_is_extrapolated():
+def test_interpolation_never_extrapolates():
     assert math.isnan(interpolated([10, 20], [0.1, 0.2], 9.99))
     assert math.isnan(interpolated([10, 20], [0.1, 0.2], 20.01))
     assert math.isnan(interpolated([], [], 1))
@@ -38,7 +38,7 @@ def test_nothing_is_extrapolated():
     assert interpolated([10, 20, 30], [0.1, math.nan, 0.3], 10) == 0.1
 
 
-def test_equal_costs_count_with_their_mean():
+def test_interpolation_averages_measurements_of_equal_cost():
     assert interpolated([10, 10, 1000], [0.2, 0.4, 0.9], 10) == pytest.approx(0.3)
     assert interpolated([10, 10, 1000], [0.2, 0.4, 0.9], 100) == pytest.approx(0.6)
     assert interpolated([10, 10], [0.2, 0.4], 10) == pytest.approx(0.3)
@@ -56,7 +56,7 @@ def rows_of_three():
     ]
 
 
-def test_every_seed_stands_between_its_own_sparsities():
+def test_accuracy_at_a_cost_share_is_interpolated_within_each_seed():
     rows = rows_of_three()
     snip = series(rows)["snip"]
     assert at_share(snip, MACS, "trained.test_accuracy", 0.1).mean == pytest.approx((0.8 + 0.6) / 2)
@@ -64,7 +64,7 @@ def test_every_seed_stands_between_its_own_sparsities():
     assert at_share(snip, MACS, "trained.test_accuracy", 0.2).text() == "–"  # one seed alone reaches it
 
 
-def test_shares_are_those_that_two_thirds_of_the_methods_enclose():
+def test_cost_shares_are_within_the_range_of_two_thirds_of_the_methods():
     rows = rows_of_three()
     assert shares(rows, MACS) == [0.1, 0.18, 0.32, 0.56, 1.0]
     assert shares([row for row in rows if row["sparsity"] == "0.5"], MACS) == []
@@ -85,7 +85,7 @@ def test_only_costs_that_differ_have_a_table():
     assert "| magnitude | 40.00 (±0.00) |" in text
 
 
-def test_a_figure_against_costs_has_a_panel_a_method_and_the_front_in_each():
+def test_cost_figure_has_a_panel_for_each_method_with_the_front():
     rows = rows_of_three()
     (figure,) = cost_drawings(rows, "trained.test_accuracy", 100)
     assert figure.name == "macs"

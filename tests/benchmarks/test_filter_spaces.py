@@ -39,7 +39,7 @@ def test_masked_equals_pruned_in_networks_of_other_libraries(name, tmp_path):
     assert difference(model.double(), space, doubles)[0] <= 1e-9
 
 
-def test_networks_of_the_table_are_named_once_and_the_tested_ones_are_among_them():
+def test_build_gives_equal_weights_twice_and_small_has_ten_networks():
     assert len(SMALL) == 10
     with torch.random.fork_rng():
         torch.manual_seed(3)

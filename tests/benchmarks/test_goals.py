@@ -1,4 +1,4 @@
-"""Verdicts on rows whose answers are known."""
+"""Verdicts on rows with known answers."""
 
 import numpy as np
 import pytest
@@ -52,12 +52,12 @@ def rows():
     ]
 
 
-def test_the_best_baseline_is_chosen_on_validation_at_every_sparsity(rows):
+def test_best_baseline_is_chosen_by_validation_at_every_sparsity(rows):
     found = verdicts(rows, "annealing", Bar(0.005))
     assert [(v.sparsity, v.baseline) for v in found] == [(0.9, "snip erk"), (0.95, "snip")]
 
 
-def test_masks_without_dead_ends_are_a_control_and_no_baseline(rows):
+def test_connected_masks_are_a_control_and_not_a_baseline(rows):
     rows += [
         *rows_of("snip", noisy(0.925), 0.97, connected="True"),
         *rows_of("snip", noisy(0.89), 0.97, 0.95, connected="True"),
@@ -67,7 +67,7 @@ def test_masks_without_dead_ends_are_a_control_and_no_baseline(rows):
     assert verdict.controls["warm start"].difference.mean == pytest.approx(0.005)
 
 
-def test_differences_tests_and_verdicts(rows):
+def test_verdicts_have_differences_and_corrected_p_values(rows):
     above, below = verdicts(rows, "annealing", Bar(0.005))
     assert above.pair.difference.mean == pytest.approx(0.02)
     assert below.pair.difference.mean == pytest.approx(-0.01)
@@ -78,7 +78,7 @@ def test_differences_tests_and_verdicts(rows):
     assert alone.p == pytest.approx(2**-9)
 
 
-def test_bars(rows):
+def test_verdict_follows_its_bar(rows):
     def met(bar, *baselines):
         return [v.met for v in verdicts(rows, "annealing", bar, baselines, sparsities=[0.9])]
 
@@ -93,7 +93,7 @@ def test_bars(rows):
     assert not verdicts(few, "annealing", Bar(0.005), sparsities=[0.9])[0].met
 
 
-def test_not_below_wants_the_whole_interval():
+def test_not_below_verdict_needs_the_whole_confidence_interval():
     other = 0.894 + 0.02 * (np.arange(SEEDS) % 2)  # higher in the mean, but up and down
     wide = [*rows_of("annealing", other, 0.9), *rows_of("snip", 0.9, 0.9)]
     (verdict,) = verdicts(wide, "annealing", Bar())
@@ -101,7 +101,7 @@ def test_not_below_wants_the_whole_interval():
     assert not verdict.met
 
 
-def test_controls_stand_beside(rows):
+def test_verdict_has_its_controls(rows):
     found = verdicts(rows, "annealing", Bar(), warm_start="magnitude")
     assert found[0].controls["random search"].difference.mean == pytest.approx(0.05)
     assert found[0].controls["shuffled"].difference.mean == pytest.approx(0.06)
@@ -117,7 +117,7 @@ def test_controls_stand_beside(rows):
     assert verdicts(rows, "annealing", Bar())[0].controls["warm start"] is None
 
 
-def test_a_search_and_its_start_alone_are_told_apart_by_their_budgets():
+def test_search_and_warm_start_are_distinguished_by_budget():
     """Both are searches of one name; the start is scored, and nothing else."""
     rows = [
         *rows_of("optuna_gp", noisy(0.93), 0.9, budget="20", sweep="search"),
@@ -131,7 +131,7 @@ def test_a_search_and_its_start_alone_are_told_apart_by_their_budgets():
     assert found.controls["shuffled"].difference.mean == pytest.approx(0.06)
 
 
-def test_a_baseline_without_all_seeds_is_left_out(rows):
+def test_baseline_without_all_seeds_is_left_out(rows):
     fewer = [row for row in rows if (row["method"], row["scope"], row["seed"]) != ("snip", "erk", "3")]
     found = verdicts(fewer, "annealing", Bar())
     assert found[0].baseline == "snip"
@@ -140,7 +140,7 @@ def test_a_baseline_without_all_seeds_is_left_out(rows):
     assert verdicts(unknown, "annealing", Bar())[0].baseline == "snip"
 
 
-def test_what_cannot_be_compared_is_said(rows):
+def test_verdicts_without_comparable_rows_raise_input_error(rows):
     with pytest.raises(InputError, match="no rows of 'eda'; there are annealing, "):
         verdicts(rows, "eda", Bar())
     with pytest.raises(InputError, match=r"sparsity: 0\.5; annealing has 0\.9, 0\.95"):
@@ -149,14 +149,14 @@ def test_what_cannot_be_compared_is_said(rows):
         verdicts([row for row in rows if row["method"] != "snip"], "annealing", Bar())
 
 
-def test_names_tell_rows_apart():
+def test_series_names_distinguish_rows_and_duplicates_raise_input_error():
     rows = [*rows_of("annealing", 0.9, 0.9), *rows_of("annealing", 0.8, 0.9, find_at="end"), *rows_of("snip", 0.9, 0.9)]
     assert set(series(rows)) == {"annealing @0", "annealing @end", "snip"}
     with pytest.raises(InputError, match=r"twice at sparsity 0\.9, seed 0"):
         series(rows_of("snip", 0.9, 0.9) * 2)
 
 
-def test_settings_tell_series_apart_that_have_no_seed_in_common():
+def test_settings_distinguish_series_without_a_common_seed():
     cheap, dear = (
         [row | {"seed": str(int(row["seed"]) + first), "budget": budget} for row in rows_of("optuna_gp", 0.9, 0.9)]
         for first, budget in ((0, "20"), (10, "2000"))
@@ -166,7 +166,7 @@ def test_settings_tell_series_apart_that_have_no_seed_in_common():
     assert set(series(early)) == {"optuna_gp early_bird"}
 
 
-def test_scopes_by_files_and_the_command(rows, tmp_path, capsys):
+def test_goals_command_writes_its_tables(rows, tmp_path, capsys):
     old = [{name: value for name, value in row.items() if name != "scope"} for row in rows_of("snip", 0.92, 0.97)]
     rows[0]["seconds.search"] = "6000"  # the machine stood still
     write_csv(rows, tmp_path / "mine.csv")

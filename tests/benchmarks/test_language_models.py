@@ -3,7 +3,7 @@
 from benchmarks.language_models import run
 
 
-def test_every_method_has_a_row_and_a_second_call_adds_none(tmp_path):
+def test_language_model_benchmark_has_a_row_for_each_method_and_reuses_rows(tmp_path):
     path = tmp_path / "rows.csv"
     rows = run("smoke", 1, tmp_path, path)
     assert len(rows) == 1 + 3 * 5 + 4

@@ -17,14 +17,14 @@ def rows(tmp_path):
     return str(tmp_path / "rows.csv")
 
 
-def test_means_name_the_seeds_where_some_are_missing(tmp_path, capsys):
+def test_means_show_the_number_of_seeds_when_seeds_are_missing(tmp_path, capsys):
     assert main([rows(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| snip | 92.00 (±1.00) |" in out
     assert "| random | 50.00 (1) |" in out
 
 
-def test_differences_are_paired_and_several_names_are_compared_with_their_controls(tmp_path, capsys):
+def test_differences_are_paired_and_several_methods_are_compared_with_their_controls(tmp_path, capsys):
     assert main([rows(tmp_path), "--of", "snip"]) == 0
     out = capsys.readouterr().out
     assert "| snip minus snip shuffled | +1.50 (±0.50) |" in out
@@ -33,7 +33,7 @@ def test_differences_are_paired_and_several_names_are_compared_with_their_contro
     assert "minus random" not in capsys.readouterr().out
 
 
-def test_a_table_goes_to_the_page_that_has_its_place(tmp_path, capsys):
+def test_table_is_written_to_the_page_with_its_markers(tmp_path, capsys):
     (tmp_path / "page.md").write_text("before\n<!-- t -->\nold\n<!-- end of t -->\nafter\n")
     assert main([rows(tmp_path), "--write", "t"], tmp_path) == 0
     text = (tmp_path / "page.md").read_text()

@@ -1,4 +1,4 @@
-"""The pages of results: a command on the page writes each table between markers; all figures and rows are there."""
+"""The pages of results: each table between markers has a command; all figures and rows are committed."""
 
 import re
 import shlex
@@ -58,27 +58,27 @@ def expanded(path):
     return [HERE.parent / f"{before}{part}{after}" for part in (parts or "").split(",")]
 
 
-def test_every_block_is_there_once_and_closed():
+def test_every_table_block_is_present_once_and_closed():
     names = [name for _, name in BLOCKS]
     assert len(set(names)) == len(names) > 20
     assert re.findall(r"^<!-- end of (\w+) -->$", ALL, re.MULTILINE) == names
 
 
 @pytest.mark.parametrize(("page", "name"), BLOCKS)
-def test_every_block_has_a_command(page, name):
+def test_every_table_block_has_a_command(page, name):
     assert writers(page, name)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_of_the_suite_has_its_place_on_the_page_of_its_command(name):
+def test_every_script_of_the_suite_has_a_block_on_the_page_of_its_command(name):
     script, *flags = SCRIPTS[name]
     forms = (f"python benchmarks/{script}", f"python -m benchmarks.{Path(script).stem}")
     (page,) = [page for page, other in BLOCKS if other == name]
     assert any(" ".join([form, *flags]) in SHELL[page] for form in forms)
 
 
-def test_commands_of_the_suite_can_be_typed(monkeypatch):
-    """Modules are there, and so are their flags, in the usage that argparse prints, or in their text."""
+def test_commands_on_pages_have_existing_modules_flags_and_files(monkeypatch):
+    """Modules exist, and their flags are in the usage of argparse or in their text."""
     typed = [shlex.split(line) for line in COMMANDS if line.startswith("python ")]
     assert len(typed) > 25
     for words in typed:
@@ -93,26 +93,26 @@ def test_commands_of_the_suite_can_be_typed(monkeypatch):
         assert all(path.exists() for one in words if one.startswith("benchmarks/") for path in expanded(one))
 
 
-def test_tables_of_figures_stand_between_markers():
+def test_tables_of_measurements_are_within_markers():
     outside = re.sub(r"<!-- ((?:\w+: )?\w+) -->\n.*?<!-- end of \1 -->", "", ALL, flags=re.DOTALL)
     heads = re.findall(r"^(\|.*)\n\|[-:| ]+\|$", outside, re.MULTILINE)
     assert heads
     assert [head for head in heads if re.search("± | seed |ms |speed x|scorings", head)] == []
 
 
-def test_figures_that_are_shown_are_there_and_no_others():
+def test_shown_figures_are_exactly_the_files_in_the_figures_folder():
     shown = set(re.findall(r"\]\(figures/([^)]+)\)", ALL))
     assert shown == {path.name for path in (RESULTS / "figures").iterdir()}
 
 
-def test_rows_behind_tables_are_there():
+def test_rows_behind_tables_are_committed():
     named = re.findall(r"`results/(\w+)\.csv`", ALL)
     assert named
     assert all((HERE / "results" / f"{name}.csv").exists() for name in named)
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_a_suites_tables_are_those_of_the_committed_rows(name):
+def test_suite_tables_match_the_committed_rows(name):
     sweeps = SUITES[name].sweeps("cpu")
     paths = [path for sweep in sweeps if (path := HERE / "results" / f"{sweep.name}.csv").exists()]
     if SUITES[name].published or not paths:
@@ -122,7 +122,7 @@ def test_a_suites_tables_are_those_of_the_committed_rows(name):
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "--write" in line])
-def test_tables_are_those_of_the_committed_rows(line, capsys):
+def test_tables_match_the_committed_rows(line, capsys):
     (rows,) = re.findall(r"^rows=\$\(echo (.*)\)$", "\n".join(COMMANDS), re.MULTILINE)
     _, _, module, *words = shlex.split(line.replace("$rows", rows))
     place = words.index("--write")
@@ -146,18 +146,18 @@ def test_tables_are_those_of_the_committed_rows(line, capsys):
     assert capsys.readouterr().out.strip() == block(name).strip()
 
 
-def test_the_table_of_spaces_is_that_of_the_committed_rows():
+def test_table_of_filter_spaces_matches_the_committed_rows():
     assert filter_spaces.table(read_csv(filter_spaces.ROWS)) in block("filter_spaces")
 
 
-def test_copied_tables_are_closed_and_no_command_writes_them():
+def test_copied_tables_are_closed_and_have_no_command():
     copied = re.findall(r"^<!-- copied: (\w+) -->$", ALL, re.MULTILINE)
     assert "energy_moves" in copied
     assert re.findall(r"^<!-- end of copied: (\w+) -->$", ALL, re.MULTILINE) == copied
     assert not {*copied} & {*SCRIPTS, *(name for _, name in BLOCKS)}
 
 
-def test_tables_of_removed_scripts_are_closed_and_the_scripts_are_gone():
+def test_tables_of_removed_scripts_are_closed_and_have_no_command():
     removed = re.findall(r"^<!-- removed: (\w+) -->$", ALL, re.MULTILINE)
     assert {"annealing_subsets", "stopping_steps"} <= {*removed}
     assert re.findall(r"^<!-- end of removed: (\w+) -->$", ALL, re.MULTILINE) == removed

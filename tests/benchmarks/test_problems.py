@@ -1,4 +1,4 @@
-"""Planted problems: the optimum is where it was planted, moves score as masks do, and tables say what happened."""
+"""Planted problems: the planted mask is the optimum, moves have the score of their masks, tables and curves."""
 
 import importlib
 import itertools
@@ -36,7 +36,7 @@ def value(scorer, mask):
 
 @every
 @pytest.mark.parametrize("kept", [4, 8])
-def test_no_mask_passes_the_planted_one(name, kept):
+def test_planted_mask_is_the_unique_optimum(name, kept):
     space = MaskSpace([("a", (1, 7), 7), ("b", (1, 4), 4)])
     scorer = planted(name, space, kept / 11)
     everything = [Mask.of_units(space, np.array(units)) for units in itertools.combinations(range(11), kept)]
@@ -47,7 +47,7 @@ def test_no_mask_passes_the_planted_one(name, kept):
 
 
 @every
-def test_units_left_over_by_blocks_are_worth_nothing(name):
+def test_units_outside_of_blocks_have_no_value(name):
     space = problems.space_of(100)
     scorer = planted(name, space, 0.11)
     rest = np.setdiff1d(np.arange(100), scorer.planted)[: 11 - len(scorer.planted)]
@@ -55,7 +55,7 @@ def test_units_left_over_by_blocks_are_worth_nothing(name):
 
 
 @every
-def test_a_move_is_scored_as_its_mask_is(name):
+def test_move_has_the_score_of_its_mask(name):
     space = problems.space_of(300)
     walking, afresh = planted(name, space, 0.3), planted(name, space, 0.3)
     rng = np.random.default_rng(1)
@@ -71,7 +71,7 @@ def test_a_move_is_scored_as_its_mask_is(name):
             mask = proposal.mask
 
 
-def test_traps_lead_away_from_their_optimum():
+def test_deceptive_problem_lowers_the_score_towards_its_optimum():
     """Dropping a planted unit pays until the last of a block of four is there."""
     space = problems.space_of(40)
     scorer = planted("deceptive", space, 0.1)  # a single block
@@ -80,7 +80,7 @@ def test_traps_lead_away_from_their_optimum():
     assert worth == [0.75, 0.5, 0.25, 0.0, 1.0]
 
 
-def test_coupled_units_are_worth_nothing_alone():
+def test_coupled_units_have_value_only_together():
     space = problems.space_of(40)
     scorer = planted("coupled", space, 0.1)  # two pairs
     pairs, others = scorer.planted.reshape(2, 2), np.setdiff1d(np.arange(40), scorer.planted)
@@ -89,13 +89,13 @@ def test_coupled_units_are_worth_nothing_alone():
 
 
 @pytest.mark.parametrize("units", [100, 1000, 12_345])
-def test_spaces_have_all_their_units_in_unequal_layers(units):
+def test_space_of_has_all_its_units_in_unequal_layers(units):
     space = problems.space_of(units)
     assert space.n_units == units
     assert [layer.size / units for layer in space.layers] == pytest.approx([0.7, 0.2, 0.1], abs=0.02)
 
 
-def test_solve_counts_scorings_to_the_optimum():
+def test_solve_counts_scorings_up_to_the_optimum():
     space = problems.space_of(60)
     given = Problem(space, 0.05, Budget(2000), 0, on_empty="allow")
     scorer = planted("equal", space, 0.05)
@@ -110,7 +110,7 @@ def test_solve_counts_scorings_to_the_optimum():
     assert lost.best[0] <= lost.best[1] < 1
 
 
-def test_the_table_holds_random_search_and_the_settings(capsys):
+def test_table_has_random_search_and_the_settings(capsys):
     searcher = "evolution:population=4,scope=erk"
     sizes = ["--units", "100", "--seeds", "3", "--budget", "90"]
     problems.main(["--problems", "equal", "coupled", *sizes, "--searchers", searcher])
@@ -123,7 +123,7 @@ def test_the_table_holds_random_search_and_the_settings(capsys):
     assert "equal: 10 of 100 units kept, seeds 0 to 2, 90 scorings at most" in lines
 
 
-def test_only_the_optimum_shows_as_one():
+def test_only_the_optimum_is_shown_with_score_one():
     run = problems.Run(math.inf, [0.99999], 0.001, curves.Climb())
     assert problems._row("x", [run], 50) == "| x | 0 of 1 | > 50 | 0.999 | 1.000 |"
     found = problems.Run(7, [1.0], 0.001, curves.Climb())
@@ -137,7 +137,7 @@ def climb(*steps, end):
     return made
 
 
-def test_a_climb_is_a_staircase_that_ends_where_its_search_does():
+def test_climb_is_a_step_function_up_to_the_end_of_its_search():
     lost = climb((1, 0.1, 0.2), (5, 0.9, 0.6), end=(10, 2.0))
     assert np.array_equal(lost.at("scorings", np.array([1, 4, 5, 10])), [0.2, 0.2, 0.6, 0.6])
     assert np.isnan(lost.at("scorings", np.array([0.5, 11]))).all()
@@ -146,7 +146,7 @@ def test_a_climb_is_a_staircase_that_ends_where_its_search_does():
     assert np.array_equal(found.at("seconds", np.array([0.2, 100.0])), [0.2, 1.0])  # the optimum stays the best
 
 
-def test_curves_go_as_far_as_every_seed_without_the_optimum():
+def test_mean_curves_end_with_the_shortest_unsolved_seed():
     lost = climb((1, 0.1, 0.2), (5, 0.9, 0.6), end=(10, 2.0))
     found = climb((1, 0.2, 0.4), (3, 0.4, 1.0), end=(3, 0.4))
     for axis, first, last in (("scorings", 1, 10), ("seconds", 0.2, 2.0)):
@@ -157,7 +157,7 @@ def test_curves_go_as_far_as_every_seed_without_the_optimum():
     assert curves.along([found, found], "scorings")[0][-1] == pytest.approx(3)
 
 
-def test_a_search_of_a_planted_problem_tells_how_it_climbed():
+def test_solve_records_the_climb_of_its_search():
     space = problems.space_of(60)
     given = Problem(space, 0.05, Budget(2000), 0, on_empty="allow")
     run = problems.solve(Evolution(), planted("equal", space, 0.05), given, [10, 2000])
@@ -167,7 +167,7 @@ def test_a_search_of_a_planted_problem_tells_how_it_climbed():
     assert 0 < run.climb.seconds[0] < run.climb.seconds[-1] <= run.climb.whole["seconds"]
 
 
-def test_curves_are_drawn_a_row_a_problem(monkeypatch, tmp_path, capsys):
+def test_curves_are_drawn_for_each_problem(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(problems, "HERE", tmp_path)
     (tmp_path / "figures").mkdir()
     flags = ["--units", "100", "--seeds", "2", "--budget", "30", "--searchers", "eda", "--figure", "curves"]
@@ -176,13 +176,13 @@ def test_curves_are_drawn_a_row_a_problem(monkeypatch, tmp_path, capsys):
     assert "![curves](figures/curves.png)" in capsys.readouterr().out
 
 
-def test_settings_are_read_and_mistakes_are_named():
+def test_searcher_of_parses_settings_and_raises_input_error_for_mistakes():
     assert problems.searcher_of("annealing:accept_end=1e-6,scope=erk") == Annealing(accept_end=1e-6, scope="erk")
     for text in ("annealing:accept=1", "annealing:accept_end", "anealing", "annealing:scope=er"):
         with pytest.raises(InputError, match=text.split(":")[0]):
             problems.searcher_of(text)
 
 
-def test_a_density_below_one_block_is_an_error():
+def test_density_below_a_block_raises_input_error():
     with pytest.raises(InputError, match="one block takes 4"):
         planted("deceptive", problems.space_of(30), 0.1)

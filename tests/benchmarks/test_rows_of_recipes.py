@@ -1,4 +1,4 @@
-"""Committed rows of a recipe: a part of the recipe makes them again, or the file is among those of removed parts."""
+"""Committed rows of a recipe: a part of the recipe has their methods, or the part is listed as removed."""
 
 import pytest
 
@@ -21,13 +21,13 @@ def parts_of(file):
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file not in OF_REMOVED_PARTS])
-def test_a_part_has_the_methods_of_the_rows(file):
+def test_recipe_part_has_the_methods_of_its_committed_rows(file):
     methods = {row["method"] for row in read_csv(HERE / "results" / f"{file}.csv")}
     assert any(methods <= set(part.sweep.methods) for part in parts_of(file))
 
 
 @pytest.mark.parametrize("file", OF_REMOVED_PARTS)
-def test_rows_of_removed_parts_stay_and_the_page_names_their_commit(file):
+def test_rows_of_removed_parts_are_committed_and_the_page_names_their_commit(file):
     assert file in FILES
     assert not parts_of(file)
     before = (RESULTS / "filters_other_searches.md").read_text().partition(f"benchmarks.collect --into {file} ")[0]

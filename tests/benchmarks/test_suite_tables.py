@@ -1,4 +1,4 @@
-"""What tables say of rows whose answers are known."""
+"""Tables of rows with known answers."""
 
 import numpy as np
 from suite_rows import row_of
@@ -19,7 +19,7 @@ def rows_of(sweep, missing=()):
     return [row for row in rows if (row["method"], row["sparsity"], row["seed"]) not in missing]
 
 
-def test_the_best_by_validation_is_what_all_others_are_tested_against():
+def test_best_method_by_validation_is_compared_with_all_others():
     text = suite_text(SUITES["criteria"], {"one": rows_of("one"), "two": rows_of("two")}, cases=50)
     assert text.startswith("36 of 50 cases. masksearch 0.1.0, torch 2, cpu, threads: 1.")
     assert "Weights, one block per sweep and sparsity, means over seeds, 6 blocks:" in text
@@ -32,7 +32,7 @@ def test_the_best_by_validation_is_what_all_others_are_tested_against():
     assert "MACs: snip 50 % (10), magnitude 50 % (20)." in text
 
 
-def test_what_is_not_finished_is_no_block_and_says_so():
+def test_unfinished_blocks_are_left_out_and_counted():
     rows = rows_of("one", missing={("snip", "0.9", "1"), ("random", "0.7", "0"), ("random", "0.7", "1")})
     text = suite_text(SUITES["criteria"], {"one": rows, "none": []}, cases=18)
     assert text.startswith("15 of 18 cases.")
@@ -41,7 +41,7 @@ def test_what_is_not_finished_is_no_block_and_says_so():
     assert "| random | 45.50 (±0.50) | – |" in text
 
 
-def test_searches_are_compared_seed_by_seed():
+def test_searches_are_compared_by_seed():
     rows = [
         row_of(method, 0.9, seed, 0, 0) | {"score.search_score": str(score - seed / 10), "score.rest_score": str(score)}
         for seed in range(6)
@@ -52,14 +52,14 @@ def test_searches_are_compared_seed_by_seed():
     assert "| random_search | -0.7500 | 2.00 | -0.3000 ± 0.0000 | 0–6 | 0.0312 | 0.0312 |" in text
 
 
-def test_a_tie_is_no_difference():
+def test_tie_gives_no_difference():
     values = np.array([[0.5, 0.5], [0.7, 0.7]])
     text = comparison(Blocks(("one", "two"), values, values))
     assert "| two | 60.00 | 1.50 | +0.00 (±0.00) | 0–0 | 1.0000 | 1.0000 |" in text
     assert "| one | – | 1 |" in text
 
 
-def test_curves_have_a_band_a_method_in_the_order_of_costs():
+def test_curves_have_a_band_for_each_method_in_the_order_of_costs():
     rows = [
         row_of("eda", 0.9, seed, 0, 0)
         | {"best.scorings.100": str(seed), "best.scorings.10": "", "best.scorings.32": "0"}
@@ -72,7 +72,7 @@ def test_curves_have_a_band_a_method_in_the_order_of_costs():
     assert curves(rows, "seconds") == {}
 
 
-def test_every_sparsity_has_its_panels_over_the_seeds_that_all_methods_have():
+def test_anytime_figure_has_panels_for_each_sparsity_over_common_seeds():
     rows = [
         row_of(method, sparsity, seed, 0, 0)
         | {f"best.{axis}.{at}": str(seed) for axis in ("scorings", "images") for at in (10, 100)}

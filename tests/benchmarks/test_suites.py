@@ -1,4 +1,4 @@
-"""Suites: what is declared, and small ones that run, go on, and are read."""
+"""Suites: their declared cases, and small suites that run, continue, and write tables."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_every_case_is_declared_once(suite, scale):
         assert len({cell.folder for cell in sweep.cells}) == len(sweep.cells)
 
 
-def test_criteria_has_all_criteria_enough_sparsities_pairs_and_seeds():
+def test_criteria_suite_has_all_criteria_five_sparsities_and_three_seeds():
     of_language_models = {"owl", "sparsegpt"}  # benchmarks.language_models compares these
     of_weights_and_filters = {
         name
@@ -46,13 +46,13 @@ def test_criteria_has_all_criteria_enough_sparsities_pairs_and_seeds():
         assert {cell.seed for cell in sweep.cells} == {0, 1, 2}
 
 
-def test_schedules_and_recipes_are_all_there():
+def test_suites_have_all_schedules_and_recipes():
     assert {cell.schedule for cell in cells_of("schedules", "smoke")} == set(SCHEDULES)
     names = [sweep.name for sweep in SUITES["published"].sweeps("smoke")]
     assert all(any(name.startswith(recipe) for name in names) for recipe in recipe_names())
 
 
-def test_searches_have_equal_scorings_or_equal_seconds_and_random_search_among_them():
+def test_searches_have_equal_scorings_or_equal_seconds_and_include_random_search():
     for sweep in SUITES["search"].sweeps("cpu"):
         budgets = {(cell.settings.sweep.budget, cell.settings.scoring.seconds) for cell in sweep.cells}
         assert len(budgets) == 1
@@ -61,7 +61,7 @@ def test_searches_have_equal_scorings_or_equal_seconds_and_random_search_among_t
         assert {cell.seed for cell in sweep.cells} == set(range(10))
 
 
-def test_what_is_asked_for():
+def test_chosen_filters_cases_and_seeds_and_unknown_cases_raise_input_error():
     sweeps = SUITES["criteria"].sweeps("smoke")
     (sweep,) = chosen(sweeps, ["lenet", "snip"], 1, {"threads": 1})
     assert {(cell.method, cell.seed) for cell in sweep.cells} == {("snip", 0)}
@@ -74,7 +74,7 @@ def run(*flags):
     return main(["--suite", "criteria", "--scale", "smoke", "--device", "cpu", "--only", *ONLY, *flags])
 
 
-def test_a_suite_writes_rows_as_it_grows_and_goes_on_from_them(brief, monkeypatch, capsys):
+def test_interrupted_suite_continues_from_its_rows(brief, monkeypatch, capsys):
     path = brief / "runs" / "results" / "criteria_smoke_digits_lenet.csv"
     seen = []
 
@@ -114,7 +114,7 @@ def test_a_suite_writes_rows_as_it_grows_and_goes_on_from_them(brief, monkeypatc
     assert len(list((brief / "runs" / "criteria_smoke_digits_lenet").glob("*/metrics.json"))) == 1
 
 
-def test_searches_leave_their_curves(brief, capsys):
+def test_search_suite_writes_curves(brief, capsys):
     flags = ["--scale", "smoke", "--device", "cpu", "--seeds", "1", "--only", "random_search", "annealing"]
     assert main(["--suite", "search", *flags]) == 0
     capsys.readouterr()
@@ -132,14 +132,14 @@ def test_searches_leave_their_curves(brief, capsys):
         assert (brief / "runs" / "figures" / f"search_smoke_digits_{end}_anytime.png").exists()
 
 
-def test_schedules_run(brief, capsys):
+def test_schedules_suite_writes_table_and_figure(brief, capsys):
     only = ["digits_lenet", "--seeds", "1"]
     assert main(["--suite", "schedules", "--scale", "smoke", "--device", "cpu", "--only", *only]) == 0
     assert "| magnitude lottery_ticket |" in capsys.readouterr().out
     assert (brief / "runs" / "figures" / "schedules_smoke_digits_lenet_accuracy.png").exists()
 
 
-def test_recipes_run_and_go_to_their_places(brief, capsys):
+def test_published_suite_writes_table_and_rows_of_a_recipe(brief, capsys):
     for folder in ("results", "figures"):
         (brief / "runs" / folder).mkdir(parents=True)
     page = brief / "runs" / "README.md"
@@ -150,12 +150,12 @@ def test_recipes_run_and_go_to_their_places(brief, capsys):
     assert len(read_csv(brief / "runs" / "results" / "thesis_mlp_smoke.csv")) == 6
 
 
-def test_scripts_run(brief, capfd):
+def test_speed_suite_runs_its_scripts(brief, capfd):
     assert main(["--suite", "speed", "--scale", "smoke"]) == 0
     assert "breaks even at" in capfd.readouterr().out
 
 
-def test_a_script_whose_runs_are_missing_says_so_before_work(tmp_path, monkeypatch, capsys):
+def test_script_without_its_runs_ends_with_an_error_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scripts.subprocess, "Popen", lambda *_, **__: pytest.fail("work began"))
     (tmp_path / "pilot_erk").mkdir()
     (tmp_path / "pilot_erk" / "sweep.json").write_text("{}")
@@ -168,7 +168,7 @@ def test_a_script_whose_runs_are_missing_says_so_before_work(tmp_path, monkeypat
         assert "docs/results" in line
 
 
-def test_the_list_and_mistakes(capsys):
+def test_list_flag_shows_suites_and_unknown_suite_or_scale_is_an_error(capsys):
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in [*SUITES, "speed", "criteria_cpu_mnist_lenet"])
@@ -177,7 +177,7 @@ def test_the_list_and_mistakes(capsys):
     assert main(["--suite", "criteria", "--scale", "tiny"]) == 2
 
 
-def test_a_page_without_a_place_is_found_out_before_work(tmp_path, monkeypatch, capsys):
+def test_page_without_markers_ends_with_an_error_before_any_work(tmp_path, monkeypatch, capsys):
     import benchmarks.__main__ as command
 
     monkeypatch.setattr(command, "run_suite", lambda *_: pytest.fail("work began"))

@@ -18,7 +18,7 @@ def record(name, section, first, source=None, words=20):
     return f"Package: {name}\n{source_line}Description-en: {first}\n{rest}\n .\n last line\nSection: {section}\n"
 
 
-def test_packages_have_one_text_per_source_and_a_fixed_part(tmp_path, monkeypatch):
+def test_packages_gives_a_text_per_source_and_fixed_parts(tmp_path, monkeypatch):
     records = [record(f"p{i}", SECTIONS[i % 3], f"tool number {i}") for i in range(90)]
     records += [
         record("second", "net", "another line", source="p1"),  # its source has a package
@@ -51,7 +51,7 @@ def test_packages_have_one_text_per_source_and_a_fixed_part(tmp_path, monkeypatc
         packages(path)
 
 
-def test_recall_counts_documents_among_the_ten_nearest():
+def test_recall_at_10_counts_documents_among_the_ten_nearest():
     vectors = torch.eye(30)
     assert recall_at_10(vectors, vectors) == 1
     far = vectors.clone()
@@ -59,7 +59,7 @@ def test_recall_counts_documents_among_the_ten_nearest():
     assert recall_at_10(vectors - 0.5 * vectors[0], far) < 1
 
 
-def test_layers_are_chosen_in_a_copy():
+def test_with_layers_selects_layers_in_a_copy():
     layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(6))
     encoder = nn.Module()
     encoder.network = nn.Module()
@@ -72,7 +72,7 @@ def test_layers_are_chosen_in_a_copy():
     assert torch.equal(kept[1].weight, layers[4].weight)
 
 
-def test_orders_have_a_row_each_and_a_second_call_adds_none(tmp_path, monkeypatch):
+def test_permutation_benchmark_has_a_row_for_each_method_and_reuses_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(permutations, "ROWS", tmp_path / "rows.csv")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)).eval()

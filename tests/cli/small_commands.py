@@ -1,4 +1,4 @@
-"""Helpers of the tests of commands: an empty folder, the smallest run, and what commands print."""
+"""Helpers of the tests of commands: an empty folder, the smallest run, and the output of commands."""
 
 import pytest
 import torch
@@ -33,6 +33,6 @@ def one_line(capsys):
 
 
 def printed(capsys, *args):
-    """Return what a command prints; check that it succeeds."""
+    """Return the output of a command; check that it succeeds."""
     assert cli.main(list(args)) == 0
     return capsys.readouterr().out

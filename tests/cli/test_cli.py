@@ -29,7 +29,7 @@ from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("args", [["--list"], ["run", "--list"], ["run", "--list", "--recipe", "thesis_mlp"]], ids=str)
-def test_the_list_holds_every_row_of_every_table(args, capsys):
+def test_list_flag_shows_every_row_of_every_table(args, capsys):
     assert cli.main(args) == 0
     out = capsys.readouterr().out
     named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
@@ -42,7 +42,7 @@ def test_the_list_holds_every_row_of_every_table(args, capsys):
             assert len(line.split()) > 1, f"no word about {line}"
 
 
-def test_the_full_help_has_at_most_sixty_flags_and_every_setting(capsys):
+def test_help_all_has_at_most_sixty_flags_and_every_setting(capsys):
     out = printed(capsys, "run", "--help-all")
     flags = set(re.findall(r"^  (--[a-z][a-z-]*)", out, re.MULTILINE))
     assert {f"--{key.partition('.')[2].replace('_', '-')}" for key in flag_keys()} <= flags
@@ -54,13 +54,13 @@ def test_the_full_help_has_at_most_sixty_flags_and_every_setting(capsys):
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_the_full_help_shows_the_settings_of_a_recipe(capsys):
+def test_help_all_shows_the_settings_of_a_recipe(capsys):
     out = printed(capsys, "run", "--recipe", "early_bird", "--scale", "smoke", "--help-all")
     assert re.search(r"--methods TEXT [^=]*?\(default:\s+bn_scale\)", out)
     assert "train.nesterov=true" in out
 
 
-def test_the_short_help_fits_two_screens_and_tells_defaults(capsys):
+def test_short_help_fits_two_screens_and_shows_defaults(capsys):
     out = printed(capsys, "run", "--help")
     assert len(out.splitlines()) <= 44
     assert max(map(len, out.splitlines())) <= 100
@@ -84,7 +84,7 @@ def test_the_short_help_fits_two_screens_and_tells_defaults(capsys):
     assert f"(default for weights: {' '.join(Settings().sweep.methods)};" in words
 
 
-def test_the_examples_of_the_helps_are_commands(capsys):
+def test_examples_in_help_are_valid_commands(capsys):
     text = printed(capsys, "--help") + printed(capsys, "run", "--help")
     examples = re.findall(r"^  masksearch run((?: --[a-z-]+(?: [a-z0-9_.]+)*)*)", text, re.MULTILINE)
     assert len(examples) >= 6
@@ -93,12 +93,12 @@ def test_the_examples_of_the_helps_are_commands(capsys):
             assert parse(flags.split(), "masksearch run")
 
 
-def test_the_version_is_printed(capsys):
+def test_version_flag_prints_the_version(capsys):
     assert re.fullmatch(r"masksearch \d+\.\d+\.\d+\S*\n", printed(capsys, "--version"))
 
 
 @pytest.mark.parametrize("command", ["show", "compare", "analyse"])
-def test_other_commands_have_help(command, capsys):
+def test_result_commands_have_help(command, capsys):
     assert f"usage: masksearch {command}" in printed(capsys, command, "--help")
 
 
@@ -107,7 +107,7 @@ def settings_of(flags):
     return settings
 
 
-def test_any_setting_may_be_set():
+def test_set_flag_sets_every_setting():
     asked = settings_of("--set train.momentum=0.5 annealing.chains=4 --lr 0.1 --set train.milestones=3,5")
     assert (asked.train.momentum, asked.annealing.chains, asked.train.milestones) == (0.5, 4, (3, 5))
     assert asked.train.lr == 0.1
@@ -119,24 +119,24 @@ def test_any_setting_may_be_set():
         assert parse_value(text, setting.type, key) == setting.default, key
 
 
-def test_flags_may_have_underscores_equal_signs_and_none():
+def test_flags_accept_underscores_equal_signs_and_none():
     asked = settings_of("--train_examples 300 --sparsity=0.5 --seconds None --retrain-epochs none --set train.lr=0.2")
     assert (asked.scoring.train_examples, asked.sweep.sparsity, asked.train.lr) == (300, (0.5,), 0.2)
     assert (asked.scoring.seconds, asked.schedules.retrain_epochs) == (None, None)
 
 
-def test_every_first_line_of_a_setting_is_a_sentence():
+def test_first_line_of_each_setting_text_is_a_sentence():
     for setting in settings_by_key().values():
         assert setting.text.partition("\n")[0].endswith("."), setting.key
 
 
-def test_booleans_may_be_switched_off_again():
+def test_no_flags_switch_booleans_off():
     assert not settings_of("--no-connected").scoring.connected
     [part, *_] = parse(["--recipe", "search_trained", "--parts", "search", "--no-connected"], "masksearch run")
     assert not part.scoring.connected
 
 
-def test_usual_settings_fit_the_granularity():
+def test_default_settings_depend_on_the_granularity():
     weights, filters = settings_of(""), settings_of("--granularity filter")
     assert (weights.scoring.scope, weights.scoring.on_empty) == ("global", "allow")
     assert (filters.scoring.scope, filters.scoring.on_empty) == ("layerwise", "keep_one")
@@ -148,7 +148,7 @@ def test_usual_settings_fit_the_granularity():
         settings_of(f"--granularity filter --methods {' '.join(weights.sweep.methods)}")
 
 
-def test_filters_are_pruned_above_chance_without_any_other_flag(tmp_path):
+def test_default_filter_pruning_is_above_chance(tmp_path):
     flags = ["--train-examples", "600", "--epochs", "4", "--budget", "20", "--seeds", "1", "--threads", "1"]
     assert cli.main(["run", "--granularity", "filter", "--sparsity", "0.5", "--device", "cpu", *flags, *TINY[-2:]]) == 0
     cells = read_sweep(tmp_path / "runs" / "sweep").cells
@@ -158,7 +158,7 @@ def test_filters_are_pruned_above_chance_without_any_other_flag(tmp_path):
         assert cell.trained.test_accuracy > 0.4
 
 
-def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
+def test_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
     assert cli.main(TINY) == 0
     files = {name: (tmp_path / "runs/sweep" / name).read_bytes() for name in ("sweep.json", "results.csv")}
     capsys.readouterr()
@@ -175,14 +175,14 @@ def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]], ids=str)
-def test_without_a_command_the_usage_is_shown(args, capsys):
+def test_main_without_a_command_prints_the_usage(args, capsys):
     assert cli.main(args) == 0
     out = capsys.readouterr().out
     assert "masksearch run" in out
     assert "masksearch show" in out
 
 
-def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsys, tmp_path):
+def test_run_prints_table_and_paths_and_show_prints_the_table_again(capsys, tmp_path):
     assert cli.main(TINY) == 0
     captured = capsys.readouterr()
     result = read_sweep(tmp_path / "runs" / "sweep")
@@ -213,7 +213,7 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
     assert "2 of 2 cells are finished already" in capsys.readouterr().out
 
 
-def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch):
+def test_show_of_a_sweep_without_finished_cells_is_an_error(capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -225,7 +225,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
-def test_the_error_of_a_full_disk_is_one_line_and_finished_cells_are_kept(code, capsys, monkeypatch, tmp_path):
+def test_full_disk_error_is_a_single_line_and_keeps_finished_cells(code, capsys, monkeypatch, tmp_path):
     save = run_cell.save_tensors
 
     def fails(path, *args):
@@ -243,7 +243,7 @@ def test_the_error_of_a_full_disk_is_one_line_and_finished_cells_are_kept(code, 
     assert [cell.method for cell in read_sweep(tmp_path / "runs" / "sweep").cells] == ["annealing"]
 
 
-def test_errors_name_a_folder_that_can_not_be_made_and_one_in_use(capsys, tmp_path):
+def test_unwritable_and_locked_run_folders_are_errors(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert cli.main([*TINY, "--runs", "file"]) == 2
     assert "run folder file/sweep: can't be written to" in one_line(capsys)
@@ -253,7 +253,7 @@ def test_errors_name_a_folder_that_can_not_be_made_and_one_in_use(capsys, tmp_pa
     assert not (tmp_path / "runs" / "sweep" / "sweep.json").exists()
 
 
-def test_a_terminal_that_lacks_characters_does_not_end_a_sweep(monkeypatch, tmp_path):
+def test_run_succeeds_on_a_terminal_without_unicode(monkeypatch, tmp_path):
     sink = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(sink, encoding="ascii"))
     assert cli.main(TINY) == 0
@@ -261,33 +261,23 @@ def test_a_terminal_that_lacks_characters_does_not_end_a_sweep(monkeypatch, tmp_
     assert b"report  runs/sweep/report.html" in sink.getvalue()
 
 
-def test_the_list_ends_without_an_error_if_its_reader_closes_the_pipe():
+def test_list_flag_ends_without_error_when_the_pipe_is_closed():
     code = "import sys; from masksearch.cli.dispatch import main; sys.exit(main(['--list']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait() in (0, 1)  # rich has ideas of its own
+    assert process.wait() in (0, 1)  # rich may end with 1
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="no such signal on this system")
-def test_sigterm_ends_a_sweep_like_an_interrupt_and_the_same_command_continues(tmp_path):
-    flags = [
-        "--methods",
-        "annealing",
-        "--model",
-        "lenet_300_100:0.05",
-        "--epochs",
-        "1",
-        "--sparsity",
-        "0.5",
-        "--seeds",
-        "1",
-    ]
-    flags += ["--runs", str(tmp_path), "--find-at", "end", "--budget"]
-    command = [sys.executable, "-m", "masksearch.cli", "run", *flags]
-    with subprocess.Popen([*command, "1000000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as sweep:
+def test_sigterm_ends_a_sweep_with_exit_code_143_and_a_hint_to_continue(tmp_path):
+    flags = "--methods annealing --model lenet_300_100:0.05 --epochs 1 --sparsity 0.5 --seeds 1 --find-at end"
+    command = [sys.executable, "-m", "masksearch.cli", "run", *flags.split(), "--runs", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--budget", "1000000"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as sweep:
         while not list(tmp_path.glob("sweep/annealing*/history.jsonl")):
             assert sweep.poll() is None
             time.sleep(0.05)

@@ -123,7 +123,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
 
 
 @pytest.mark.parametrize("flags", MISTAKES)
-def test_mistakes_are_one_line_before_anything_is_written(flags, capsys, tmp_path):
+def test_mistakes_in_run_flags_are_a_single_line_before_anything_is_written(flags, capsys, tmp_path):
     assert cli.main(["run", *flags.split()]) == 2
     line = one_line(capsys)
     for words in MISTAKES[flags]:
@@ -146,7 +146,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("args", COMMANDS)
-def test_mistakes_in_commands_are_one_line(args, capsys):
+def test_mistakes_in_other_commands_are_a_single_line(args, capsys):
     assert cli.main(args.split()) == 2
     assert COMMANDS[args] in one_line(capsys)
 
@@ -163,7 +163,7 @@ def test_mistakes_are_shown_on_terminals_without_unicode():
 
 
 @pytest.mark.parametrize("flags", ["--dense nowhere.pt", "--model torchvision:resnet19", "--device cuda:99"])
-def test_what_needs_no_data_is_checked_before_they_are_read(flags, monkeypatch, capsys):
+def test_flags_independent_of_data_are_checked_before_data_is_read(flags, monkeypatch, capsys):
     def read(*_):
         raise AssertionError("data are read")
 

@@ -80,7 +80,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("flags", RUNS.values(), ids=RUNS)
-def test_own_data_and_networks_are_compared(flags, capsys, tmp_path):
+def test_run_accepts_user_data_and_networks(flags, capsys, tmp_path):
     if "timm" in flags and importlib.util.find_spec("timm") is None:
         pytest.skip("timm is not installed")
     code, err = run(capsys, flags)
@@ -89,7 +89,7 @@ def test_own_data_and_networks_are_compared(flags, capsys, tmp_path):
     assert 0 <= cell.trained.test_accuracy <= 1
 
 
-def test_a_module_may_be_named_instead_of_a_file(capsys, tmp_path, monkeypatch):
+def test_run_accepts_user_functions_of_a_module(capsys, tmp_path, monkeypatch):
     (tmp_path / "own.py").rename(tmp_path / "my_own_module.py")
     monkeypatch.syspath_prepend(tmp_path)
     assert run(capsys, "--data my_own_module:images --model my_own_module:network") == (0, "")
@@ -128,7 +128,7 @@ MISTAKES = {  # flags: what the line contains, and whether the data was read bef
 
 
 @pytest.mark.parametrize("flags", MISTAKES)
-def test_mistakes_are_one_line_and_found_before_the_data_is_read(flags, capsys, tmp_path):
+def test_mistakes_with_user_data_are_a_single_line_before_data_is_read(flags, capsys, tmp_path):
     code, err = run(capsys, flags)
     words, is_read = MISTAKES[flags]
     assert code == 2
@@ -139,7 +139,7 @@ def test_mistakes_are_one_line_and_found_before_the_data_is_read(flags, capsys, 
     assert not (tmp_path / "runs/sweep/sweep.json").exists()
 
 
-def test_images_of_a_folder_are_resized(capsys, tmp_path):
+def test_image_size_resizes_images_of_a_folder(capsys, tmp_path):
     for part, count in (("train", 12), ("test", 3)):
         for kind in ("a", "b"):
             (tmp_path / "pictures" / part / kind).mkdir(parents=True)
@@ -157,7 +157,7 @@ def test_images_of_a_folder_are_resized(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("change", [("% 3", "% 2"), ("nn.ReLU", "nn.Tanh")], ids=["data", "network"])
-def test_a_changed_function_gives_another_sweep(change, capsys, tmp_path, monkeypatch):
+def test_changed_user_function_gives_another_sweep(change, capsys, tmp_path, monkeypatch):
     flags = "--data own.py:images --model own.py:network"
     assert run(capsys, flags) == (0, "")
     assert cli.main(["run", *flags.split(), *TINY.split()]) == 0
@@ -169,13 +169,13 @@ def test_a_changed_function_gives_another_sweep(change, capsys, tmp_path, monkey
     assert "finished already" not in capsys.readouterr().out
 
 
-def test_the_data_flag_has_two_names():
+def test_data_flag_equals_dataset_flag():
     one, other = (parse([flag, "own.py:images"], "masksearch run")[0] for flag in ("--data", "--dataset"))
     assert one == other
     assert one.sweep.has_own_data
 
 
-def test_the_help_names_own_functions(capsys):
+def test_help_all_documents_user_functions(capsys):
     assert cli.main(["run", "--help-all"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "--dataset, --data TEXT" in out

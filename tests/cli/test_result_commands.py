@@ -1,4 +1,4 @@
-"""show, compare and analyse: their tables hold the numbers of the files."""
+"""show, compare and analyse: their tables have the numbers of the files."""
 
 import re
 import shutil
@@ -55,14 +55,14 @@ def settings_in(folder, **flat):
     return Settings().updated(common | {"runs": str(folder)} | flat, "test")
 
 
-def said(capsys, *args):
-    """What a command prints, one line a row, without what tables are drawn with."""
+def output_of(capsys, *args):
+    """Return the output of a command; check that it succeeds."""
     assert cli.main(list(args)) == 0
     return capsys.readouterr().out
 
 
-def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
-    out = said(capsys, "compare", str(home / "one"), str(home / "other"), "--out", str(home / "compared.md"))
+def test_compare_pairs_seeds_and_lists_different_settings(home, capsys):
+    out = output_of(capsys, "compare", str(home / "one"), str(home / "other"), "--out", str(home / "compared.md"))
     assert re.search(r"train\.epochs +1 +2", out)
     assert re.search(r"sweep\.methods +annealing snip +annealing magnitude", out)
     assert "sweep.model" not in out
@@ -99,7 +99,7 @@ def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
         (["show", "{one}/.."], "no cell (no settings.json)"),
     ],
 )
-def test_mistakes_are_one_line(args, message, home, capsys):
+def test_mistakes_in_result_commands_are_a_single_line(args, message, home, capsys):
     assert cli.main([arg.format(one=home / "one") for arg in args]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -107,7 +107,7 @@ def test_mistakes_are_one_line(args, message, home, capsys):
 
 
 def test_analyse_prints_and_writes_all_its_tables(home, capsys):
-    out = said(capsys, "analyse", str(home / "one"), str(home / "other"))
+    out = output_of(capsys, "analyse", str(home / "one"), str(home / "other"))
     for title in ("Similarity of masks at 80 %, iou", "Orthogonality scores", "Densities of layers at 50 %"):
         assert out.count(title) == 2
     assert out.count("Optimism gaps") == 1
@@ -132,15 +132,15 @@ def test_analyse_prints_and_writes_all_its_tables(home, capsys):
     assert sum(map(float, shown)) / 2 == pytest.approx(gap, abs=0.01)
 
 
-def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
-    out = said(capsys, "analyse", str(home / "one"), "--what", "macs", "--sparsity", "0.8", "--out", str(tmp_path))
+def test_analyse_writes_only_the_requested_tables(home, capsys, tmp_path):
+    out = output_of(capsys, "analyse", str(home / "one"), "--what", "macs", "--sparsity", "0.8", "--out", str(tmp_path))
     assert out.count("MACs of layers at 80 %") == 1
     assert "50 %" not in out
     assert "Similarity" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.md"]
 
 
-def test_a_setting_that_only_one_run_was_given_is_not_given_in_the_other(home):
+def test_setting_given_in_a_single_run_is_shown_as_not_given_in_the_other(home):
     one = read_sweep(home / "one")
     [settings] = one.settings
     scoring, sweep = replace(settings.scoring, search_examples=None), replace(settings.sweep, find_at=("end",))
@@ -150,18 +150,18 @@ def test_a_setting_that_only_one_run_was_given_is_not_given_in_the_other(home):
     assert different["sweep.find_at"] == ("not given", "end")
 
 
-def test_analyse_names_the_run_of_a_table_where_there_are_several(home, capsys, tmp_path):
+def test_analyse_names_the_run_of_each_table(home, capsys, tmp_path):
     runs = [str(home / name) for name in ("one", "other")]
-    out = said(capsys, "analyse", *runs, "--what", "macs", "early_bird", "--out", str(tmp_path))
+    out = output_of(capsys, "analyse", *runs, "--what", "macs", "early_bird", "--out", str(tmp_path))
     for run in ("one", "other"):
         assert len(re.findall(rf"^{run}: MACs of layers at (?:50|80) %", out, re.MULTILINE)) == 2
         assert f"{run}: early_bird: none, no early-bird tickets" in out
     assert "## MACs of layers at 50 %" in (tmp_path / "analysis.md").read_text()
 
 
-def test_analyse_says_what_there_is_none_of_and_where_its_figures_are(home, capsys, tmp_path):
+def test_analyse_reports_missing_results_and_paths_of_figures(home, capsys, tmp_path):
     asked = ["--what", "controls", "early_bird", "weights", "--sparsity", "0.8", "--out", str(tmp_path)]
-    out = said(capsys, "analyse", str(home / "one"), *asked)
+    out = output_of(capsys, "analyse", str(home / "one"), *asked)
     assert out.splitlines() == [
         "controls: none, no ticket has a control: --control shuffle reinit repair",
         "early_bird: none, no early-bird tickets: --schedule early_bird",
@@ -173,7 +173,7 @@ def test_analyse_says_what_there_is_none_of_and_where_its_figures_are(home, caps
     assert "early_bird: none, " in text
 
 
-def test_orthogonality_from_files_is_that_of_the_network(home):
+def test_orthogonality_from_files_equals_that_of_the_network(home):
     result = read_sweep(home / "one")
     group = next(g for g in group_cells(result.cells) if (g.method, g.sparsity) == ("snip", 0.8))
     folder = result.folders[group.places[1]]
@@ -189,8 +189,8 @@ def test_orthogonality_from_files_is_that_of_the_network(home):
     assert group_orthogonality(result, {seed: full}, [seed]).mean == pytest.approx(orthogonality_score(model, space))
 
 
-def test_trainability_is_the_course_of_the_retrainings(home, capsys, tmp_path):
-    out = said(capsys, "analyse", str(home / "other"), "--what", "training", "--out", str(tmp_path))
+def test_training_analysis_shows_the_losses_of_retraining(home, capsys, tmp_path):
+    out = output_of(capsys, "analyse", str(home / "other"), "--what", "training", "--out", str(tmp_path))
     cells = [c for c in read_sweep(home / "other").cells if (c.method, c.sparsity) == ("annealing", 0.5)]
     first, last = (sum(cell.epochs[place].train_loss for cell in cells) / 3 for place in (0, 1))
     assert re.search(rf"^ *annealing +{first:.4f} ± [0-9.]+ +{first:.4f} ± [0-9.]+ +{last:.4f} ", out, re.MULTILINE)
@@ -201,7 +201,7 @@ def test_trainability_is_the_course_of_the_retrainings(home, capsys, tmp_path):
     assert list(curve) == pytest.approx([first, last])
 
 
-def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
+def test_optimism_gaps_are_drawn_against_the_number_of_search_images(home):
     result = read_sweep(home / "one")
     seen = [
         replace(
@@ -218,7 +218,7 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
     line, *_ = drawing.figure.axes[0].lines
     assert line.get_xydata().tolist() == [[50, 2.0], [100, 1.0]]
     assert gaps({"a": seen[0]})[1] == []
-    # What tells a method's searches apart tells their lines apart.
+    # Searches of a method that differ in find_at have separate lines.
     other = [replace(one, cells=[changed(cell, find_at="end") for cell in one.cells]) for one in seen]
     both = [replace(one, cells=one.cells + more.cells) for one, more in zip(seen, other, strict=True)]
     [_], [drawing] = gaps(dict(zip("ab", both, strict=True)))
@@ -226,18 +226,18 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
     assert len(drawing.figure.axes[0].lines) == 4
 
 
-def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
+def test_early_bird_analysis_has_a_table_and_a_heat_map(tmp_path, capsys):
     flat = {"model": "lenet_300_100:0.05", "methods": ["magnitude"], "sparsity": [0.5], "seeds": 1, "epochs": 6}
     result = run_sweep(settings_in(tmp_path, **flat, schedule=["early_bird"]))
-    out = said(capsys, "analyse", str(result.path), "--what", "early_bird")
+    out = output_of(capsys, "analyse", str(result.path), "--what", "early_bird")
     [cell] = result.cells
     fired = cell.early_bird.fired
     assert re.search(rf"magnitude +50 % +0 +{'never' if fired is None else fired} ", out)
     assert (result.path / "analysis" / f"{result.path.name}_early_bird.png").exists()
 
 
-def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
-    """Their moments are results, a seed each, and no settings that could differ."""
+def test_early_bird_tickets_of_different_epochs_are_compared(home):
+    """The epoch of an early-bird ticket is a result of each seed, not a setting that differs."""
     result = read_sweep(home / "one")
     cells = [cell for cell in result.cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
     rule = EarlyBirdResult(0.1, False, None, {"absolute": None, "relative": None}, [])
@@ -247,32 +247,32 @@ def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
     assert (row.kind.find_at, row.difference[0].n) == ("early", 3)
 
 
-def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys):
+def test_filter_and_weight_masks_are_analysed_separately(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "sparsity": [0.5], "seeds": 2, "epochs": 1, "on_empty": "keep_one", "name": "both"}
     kinds = {"filter": ["filter_l1", "random"], "weight": ["magnitude"]}
     parts = [settings_in(tmp_path, **flat, granularity=kind, methods=names) for kind, names in kinds.items()]
     run_sweep([parts[0]])
-    one = said(capsys, "analyse", str(tmp_path / "both"))
+    one = output_of(capsys, "analyse", str(tmp_path / "both"))
     run_sweep(parts)
     assert "Similarity of masks at 50 %, iou" in one
-    two = said(capsys, "analyse", str(tmp_path / "both"), "--measure", "iou")
+    two = output_of(capsys, "analyse", str(tmp_path / "both"), "--measure", "iou")
     assert len(re.findall(r"Similarity of masks at 50 %, \d+ (?:filter|weight)s, iou", two)) == 2
     assert len(list((tmp_path / "both" / "analysis").glob("both_similarity_iou_50_*s.png"))) == 2
 
 
-def test_figures_of_two_runs_of_one_name_lie_beside_one_another(home, capsys, tmp_path):
+def test_figures_of_two_runs_with_equal_names_have_different_files(home, capsys, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(home / "one", tmp_path / name / "one")
     runs = [str(tmp_path / name / "one") for name in ("a", "b")]
-    said(capsys, "analyse", *runs, "--what", "densities", "--sparsity", "0.8", "--out", str(tmp_path))
+    output_of(capsys, "analyse", *runs, "--what", "densities", "--sparsity", "0.8", "--out", str(tmp_path))
     assert {file.name for file in tmp_path.glob("*.png")} == {f"{name}_one_layers_80.png" for name in "ab"}
     assert "# a/one" in (tmp_path / "analysis.md").read_text()
 
 
-def test_the_dense_network_s_orthogonality_is_of_the_layers_that_masks_have(tmp_path, capsys):
+def test_orthogonality_of_the_dense_network_uses_only_masked_layers(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "layers": "linear", "methods": ["random"], "sparsity": [0.001], "seeds": 1}
     result = run_sweep(settings_in(tmp_path, **flat, epochs=1))
-    out = said(capsys, "analyse", str(result.path), "--what", "orthogonality")
+    out = output_of(capsys, "analyse", str(result.path), "--what", "orthogonality")
     dense, ticket = (float(re.search(rf"{name} .*?([0-9]+[.][0-9]{{5}})", out)[1]) for name in ("dense", "random"))
     assert ticket == pytest.approx(dense, rel=0.05)
 
@@ -285,9 +285,9 @@ def controlled(tmp_path_factory):
     return run_sweep(settings_in(home, **flat, control=["shuffle", "reinit", "repair"]))
 
 
-def test_controls_stand_beside_their_tickets(controlled, capsys):
+def test_controls_are_compared_with_their_tickets(controlled, capsys):
     accuracies = {(c.control, c.seed): c.trained.test_accuracy for c in controlled.cells}
-    out = said(capsys, "analyse", str(controlled.path), "--what", "controls")
+    out = output_of(capsys, "analyse", str(controlled.path), "--what", "controls")
     for control, word in (("shuffle", "shuffled"), ("reinit", "reinitialised"), ("repair", "repaired")):
         lost = sum(accuracies[control, seed] - accuracies["none", seed] for seed in (0, 1)) / 2
         assert re.search(rf"snip +{word} +50 % .* \{100 * lost:+.2f} \(", out)
@@ -296,8 +296,8 @@ def test_controls_stand_beside_their_tickets(controlled, capsys):
     assert row.treated.n == row.control.n == 1
 
 
-def test_repaired_tickets_have_a_lower_orthogonality_score_and_fresh_ones_none(controlled, capsys):
-    out = said(capsys, "analyse", str(controlled.path), "--what", "orthogonality")
+def test_repaired_tickets_have_a_lower_orthogonality_score_than_their_tickets(controlled, capsys):
+    out = output_of(capsys, "analyse", str(controlled.path), "--what", "orthogonality")
     scores = dict(re.findall(r"^ *(snip[a-z, ]*?) +50 % +([0-9.]+)", out, re.MULTILINE))
     assert set(scores) == {"snip", "snip, shuffled", "snip, repaired"}
     assert float(scores["snip, repaired"]) < 0.95 * float(scores["snip"])
@@ -307,8 +307,8 @@ def mask_bits(mask):
     return torch.from_numpy(np.packbits(mask.bits.numpy()))
 
 
-def test_show_says_all_that_a_sweep_holds(home, capsys):
-    out = said(capsys, "show", str(home / "one"))
+def test_show_lists_command_progress_and_files_of_a_sweep(home, capsys):
+    out = output_of(capsys, "show", str(home / "one"))
     assert re.search(r"run +masksearch run .*--methods annealing snip", out)
     assert re.search(r"done +12 of 12", out)
     assert re.search(r"\*/mask\.safetensors +the mask: ms\.Mask\.load +12 ", out)
@@ -316,18 +316,18 @@ def test_show_says_all_that_a_sweep_holds(home, capsys):
     assert len(re.findall(r"lenet_300_100-0\.05_seed\d_", out)) == 3
 
 
-def test_show_says_what_a_cell_and_a_dense_network_hold(home, capsys):
+def test_show_lists_results_settings_and_files_of_a_cell_and_a_dense_network(home, capsys):
     result = read_sweep(home / "one")
-    out = said(capsys, "show", str(result.folders[0]))
+    out = output_of(capsys, "show", str(result.folders[0]))
     accuracy = result.cells[0].trained.test_accuracy
     assert re.search(rf"trained\.test_accuracy +{accuracy}", out)
     assert re.search(r"dense\.training\.epochs +1", out)
     assert re.search(r"mask\.safetensors +the mask", out)
     [dense, *_] = (home / "dense").iterdir()
-    assert re.search(r"init\.safetensors +weights at the start +1", said(capsys, "show", str(dense)))
+    assert re.search(r"init\.safetensors +weights at the start +1", output_of(capsys, "show", str(dense)))
 
 
-def test_pairs_need_equal_keys(home):
+def test_paired_rows_pair_only_cells_with_equal_settings(home):
     one = read_sweep(home / "one")
     others = [changed(cell, rewind_to="end") for cell in one.cells]
     rows = paired_rows([one, replace(one, cells=others)])

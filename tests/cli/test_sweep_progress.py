@@ -1,4 +1,4 @@
-"""What progress bars show of a trial, and how the command line prints warnings."""
+"""Progress bars of a sweep, and warnings on the command line."""
 
 import io
 import math
@@ -22,7 +22,7 @@ from masksearch.core.problem_and_trials import Score, Trial
         (Score(-0.00001), "0.0000"),
     ],
 )
-def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
+def test_trial_bar_shows_score_bound_or_nan(score, text):
     bars = ProgressBars(Console(file=io.StringIO()))
     cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
     bars.search_begins(cell)
@@ -31,7 +31,7 @@ def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
     assert task.fields["note"] == f"{text}  best nan"
 
 
-def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
+def test_gradual_pruning_has_a_bar_before_the_search():
     bars = ProgressBars(Console(file=io.StringIO()))
     cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
     bars.cell_begins(cell)
@@ -45,7 +45,7 @@ def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
     assert (task.description, task.total, task.completed) == ("search", 5, 0)
 
 
-def test_every_round_s_search_has_a_bar():
+def test_search_of_each_round_has_a_bar():
     bars = ProgressBars(Console(file=io.StringIO()))
     cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
     bars.search_begins(cell)
@@ -56,7 +56,7 @@ def test_every_round_s_search_has_a_bar():
     assert (task.description, task.total, task.completed) == ("search", 5, 1)
 
 
-def test_masks_that_are_scored_again_have_a_bar():
+def test_rescoring_has_a_bar():
     bars = ProgressBars(Console(file=io.StringIO()))
     cell = SimpleNamespace(label="cell")
     bars.rescoring_begins(cell, 2)
@@ -66,7 +66,7 @@ def test_masks_that_are_scored_again_have_a_bar():
     assert task.fields["note"] == "-0.5000"
 
 
-def test_workers_and_failures_are_in_one_live_table():
+def test_workers_and_failures_are_shown_in_a_live_table():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     one, two = (
         SimpleNamespace(label=f"cell{n}", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5))) for n in "12"
@@ -97,7 +97,7 @@ def test_workers_and_failures_are_in_one_live_table():
     ("seconds", "lines"),
     [(0.0, ["one: training 1 of 2  loss 0.5000", "one: training 2 of 2  loss 0.5000"]), (60.0, [])],
 )
-def test_a_log_file_gets_a_line_about_a_long_stage_after_the_given_seconds(seconds, lines):
+def test_log_file_gets_a_line_about_a_long_stage_after_the_given_seconds(seconds, lines):
     written = io.StringIO()
     bars = ProgressBars(Console(file=written), seconds)
     cell = SimpleNamespace(label="one")
@@ -110,7 +110,7 @@ def test_a_log_file_gets_a_line_about_a_long_stage_after_the_given_seconds(secon
     assert written.getvalue().splitlines() == expected
 
 
-def test_a_user_warning_is_printed_as_one_line_without_its_place_in_the_source_code():
+def test_user_warning_is_printed_as_a_single_line_without_source_location():
     place = ("file.py", 3)
     with one_line_warnings():
         assert warnings.formatwarning(UserWarning("too few"), UserWarning, *place) == "masksearch: too few\n"

@@ -1,4 +1,4 @@
-"""Images that are known by their number, for tests of splits."""
+"""Images filled with their own number, for tests of splits."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Data sets: of torch, by name, and published ones."""
+"""Data sets of torch, data sets by name, and published data sets."""
 
 import os
 import re
@@ -18,7 +18,7 @@ IMAGES = os.environ.get("MASKSEARCH_DATA")
 needs_images = pytest.mark.skipif(IMAGES is None, reason="MASKSEARCH_DATA names no folder of real images")
 
 
-def test_from_datasets_reads_what_from_tensors_is_given():
+def test_from_datasets_equals_from_tensors():
     train, test = numbered(50), numbered(10)
     one = Data.from_datasets("numbers", TensorDataset(*train), TensorDataset(*test), search_examples=4)
     other = Data.from_tensors("numbers", train, test, search_examples=4)
@@ -26,7 +26,7 @@ def test_from_datasets_reads_what_from_tensors_is_given():
     assert torch.equal(one.search.labels, other.search.labels)
 
 
-def test_from_datasets_takes_pil_images_and_leaves_the_global_generator():
+def test_from_datasets_accepts_pil_images_and_keeps_the_global_random_state():
     class Pictures:
         def __len__(self):
             return 20
@@ -42,7 +42,7 @@ def test_from_datasets_takes_pil_images_and_leaves_the_global_generator():
     assert data.std[0] < 1 / 10  # uint8 pixels were scaled
 
 
-def test_from_datasets_refuses_streams_and_mixed_shapes():
+def test_from_datasets_with_streams_or_mixed_shapes_raises_input_error():
     with pytest.raises(InputError, match="without items or without a length; allowed are data sets with __len__"):
         Data.from_datasets("stream", iter([]), iter([]))
     mixed = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 1)]
@@ -53,7 +53,7 @@ def test_from_datasets_refuses_streams_and_mixed_shapes():
         Data.from_datasets("mixed", mixed, mixed)
 
 
-def test_digits_come_with_the_package(tmp_path):
+def test_digits_need_no_download_and_have_disjoint_splits(tmp_path):
     data = load_data("digits", tmp_path / "nowhere")
     assert (data.name, data.shape, data.classes, data.augment) == ("digits", (1, 8, 8), 10, False)
     assert len(data.train) + len(data.val) + len(data.test) == 1797
@@ -63,7 +63,7 @@ def test_digits_come_with_the_package(tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, row in DATASETS.items() if not row.text and name not in HERE])
-def test_a_missing_data_set_says_where_and_how_to_download(name, tmp_path):
+def test_missing_data_set_raises_input_error_with_folder_and_download_flag(name, tmp_path):
     with pytest.raises(InputError) as caught:
         load_data(name, tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in str(caught.value)
@@ -72,7 +72,7 @@ def test_a_missing_data_set_says_where_and_how_to_download(name, tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_the_default_root_is_data_in_the_current_folder(tmp_path, monkeypatch):
+def test_default_data_root_is_data_in_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKSEARCH_DATA", "/elsewhere")
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "data"))):
@@ -80,18 +80,18 @@ def test_the_default_root_is_data_in_the_current_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cifar11", "imagefolder", "imagefolder:", "digits:there", "digits:"])
-def test_wrong_names(name):
+def test_wrong_data_set_name_raises_input_error(name):
     with pytest.raises(InputError, match=r"did you mean 'cifar10'|allowed are imagefolder:PATH"):
         load_data(name)
 
 
-def test_augmentation_suits_photographs_only():
+def test_only_photographs_are_augmented():
     assert [name for name, row in DATASETS.items() if row.augment] == ["cifar10", "cifar100"]
 
 
 @needs_images
 @pytest.mark.images
-def test_mnist():
+def test_mnist_has_its_published_sizes_and_statistics():
     data = load_data("mnist", Path(IMAGES))
     assert (data.shape, data.classes, data.augment) == ((1, 28, 28), 10, False)
     assert [len(part) for part in (data.train, data.val, data.search, data.rest, data.test)] == [
@@ -111,7 +111,7 @@ def test_mnist():
 
 @needs_images
 @pytest.mark.images
-def test_cifar10():
+def test_cifar10_has_its_published_sizes_and_statistics():
     data = load_data("cifar10", Path(IMAGES))
     assert (data.shape, data.classes, data.augment) == ((3, 32, 32), 10, True)
     assert (len(data.train), len(data.val), len(data.search), len(data.test)) == (40_000, 10_000, 2_000, 10_000)

@@ -30,7 +30,7 @@ TARGETS = {
 
 @given(form=st.sampled_from(["tensor", "tuple", "dict"]), task=st.sampled_from(sorted(TARGETS)))
 @settings(deadline=None, max_examples=25)
-def test_splits_of_any_form_are_disjoint_complete_and_of_one_form(form, task):
+def test_splits_of_any_form_are_disjoint_and_complete(form, task):
     inputs, targets = inputs_of(form), TARGETS[task](N)
     data = ms.Data.from_tensors("d", (inputs, targets), (inputs, targets), task=task)
     first = {
@@ -48,7 +48,7 @@ def test_splits_of_any_form_are_disjoint_complete_and_of_one_form(form, task):
     assert torch.equal(data.train.targets, data.train.targets.new_tensor(targets.tolist())[place])
 
 
-def test_tuples_of_arrays_are_tuples_of_tensors_and_lists_of_arrays_one_tensor():
+def test_tuple_of_arrays_gives_tuple_of_tensors_and_list_of_arrays_gives_tensor():
     inputs, targets = inputs_of("tuple"), (torch.arange(N) % 3).numpy()
     arrays = tuple(tensor.numpy() for tensor in inputs)
     data = ms.Data.from_tensors("d", (arrays, targets), (arrays, targets))
@@ -58,7 +58,7 @@ def test_tuples_of_arrays_are_tuples_of_tensors_and_lists_of_arrays_one_tensor()
 
 
 class Items(Dataset):
-    """(input, target) pairs; counts what is read."""
+    """(input, target) pairs; counts reads of items."""
 
     def __init__(self, inputs, targets):
         self.inputs, self.targets, self.reads = inputs, targets, 0
@@ -83,7 +83,7 @@ def pixels(n=N):
 
 @pytest.mark.parametrize("form", ["tensor", "tuple", "dict", "pixels"])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_streamed_splits_equal_resident_ones_to_the_bit(form, workers):
+def test_streamed_splits_equal_resident_splits_exactly(form, workers):
     inputs = pixels() if form == "pixels" else inputs_of(form)
     sets = [Items(inputs, torch.arange(N) % 3), Items(inputs, torch.arange(N) % 3)]
     resident = ms.Data.from_datasets("d", *sets, stream=False)
@@ -100,14 +100,14 @@ def test_streamed_splits_equal_resident_ones_to_the_bit(form, workers):
                 assert torch.equal(y, y2)
 
 
-def test_memory_decides_and_a_missing_identity_is_said(monkeypatch):
+def test_small_data_is_resident_and_streamed_data_without_identity_warns(monkeypatch):
     sets = [Items(inputs_of("tensor"), torch.arange(N) % 3)] * 2
     assert not ms.Data.from_datasets("d", *sets).streamed
     with pytest.warns(UserWarning, match="'d' is streamed without identity="):
         assert "streamed" in repr(ms.Data.from_datasets("d", *sets, stream=True))
 
 
-def test_items_of_another_form_need_a_collate():
+def test_items_of_unknown_form_need_a_collate_function():
     strings = [("a text", 0), ("another", 1)] * 20
     with pytest.raises(ms.InputError, match="give collate="):
         ms.Data.from_datasets("d", [1, 2, 3] * 10, [1, 2, 3] * 10)
@@ -122,7 +122,7 @@ def test_items_of_another_form_need_a_collate():
     assert describe(data.train.inputs) == "{input_ids: int64 2, attention_mask: bool 2}"
 
 
-def test_language_models_predict_their_own_tokens_without_padding():
+def test_language_model_targets_are_its_tokens_without_padding():
     tokens, mask = torch.arange(80).view(20, 4) % 7, torch.ones(20, 4)
     mask[:, 3] = 0
     data = ms.Data.from_tensors("d", (tokens, None), (tokens, None), task="language_model")
@@ -147,13 +147,13 @@ def test_language_models_predict_their_own_tokens_without_padding():
         (torch.arange(N) % 3, "clasification", "did you mean 'classification'"),
     ],
 )
-def test_targets_that_do_not_fit_the_task_are_one_sentence(targets, task, message):
+def test_targets_incompatible_with_the_task_raise_input_error(targets, task, message):
     with pytest.raises(ms.InputError, match=message) as raised:
         ms.Data.from_tensors("d", (inputs_of("tensor"), targets), (inputs_of("tensor"), targets), task=task)
     assert "\n" not in str(raised.value)
 
 
-def test_a_class_of_one_example_is_told():
+def test_class_with_a_single_example_warns():
     labels = torch.zeros(N, dtype=torch.long)
     labels[5] = 1
     with pytest.warns(UserWarning, match="one example of class 1"):
@@ -169,7 +169,7 @@ def loaders(shuffle=(), share=False):
     }
 
 
-def test_loaders_give_their_own_batches():
+def test_loader_splits_give_the_batches_of_their_loaders():
     data = ms.Data.from_loaders("d", **loaders(shuffle=("train",)), identity="v1")
     assert (len(data.train), len(data.val), len(data.search), len(data.rest), data.classes) == (40, 10, 10, 10, 3)
     assert (data.search.own_order, data.search.n_batches) == (True, 2)
@@ -179,7 +179,7 @@ def test_loaders_give_their_own_batches():
     assert torch.equal(data.search.sample(9)[1], torch.arange(50, 59) % 3)
 
 
-def test_loaders_that_cannot_be_scored_on_are_refused():
+def test_shuffled_overlapping_or_wrong_loaders_raise_input_error():
     with pytest.raises(ms.InputError, match="search: its loader shuffles"):
         ms.Data.from_loaders("d", **loaders(shuffle=("search",)), identity="v1")
     with pytest.raises(ms.InputError, match="val and search: the loaders share 5 items"):
@@ -191,7 +191,7 @@ def test_loaders_that_cannot_be_scored_on_are_refused():
         ms.Data.from_loaders("d", **(loaders() | {"val": [1, 2]}), identity="v1")
 
 
-def test_labels_of_loaders_are_checked_as_those_of_tensors():
+def test_labels_of_loaders_are_checked():
     def data(labels):
         parts = {"train": slice(40), "val": slice(40, 50), "search": slice(50, 55), "test": slice(55, 60)}
         inputs = inputs_of("tensor")
@@ -206,7 +206,7 @@ def test_labels_of_loaders_are_checked_as_those_of_tensors():
         assert data((torch.arange(N) % 2).index_fill(0, torch.tensor([3]), 2)).classes == 3
 
 
-def test_the_digest_follows_every_value_and_the_identity_of_streams():
+def test_digest_depends_on_every_value_and_on_the_identity_of_streams():
     inputs, labels = inputs_of("dict"), torch.arange(N) % 3
     digest = ms.Data.from_tensors("d", (inputs, labels), (inputs, labels)).digest()
     assert digest == ms.Data.from_tensors("other name", (inputs, labels), (inputs, labels)).digest()
@@ -218,7 +218,7 @@ def test_the_digest_follows_every_value_and_the_identity_of_streams():
     assert streams[0] == streams[1] != streams[2]
 
 
-def test_data_of_a_users_function(tmp_path, monkeypatch):
+def test_load_data_calls_a_user_function(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
         "import torch, masksearch as ms\n"
         "def make(search_examples=None):\n"
@@ -235,7 +235,7 @@ def test_data_of_a_users_function(tmp_path, monkeypatch):
         ms.load_data(f"{tmp_path / 'my_data.py'}:wrong")
 
 
-def test_folders_of_mixed_sizes_and_with_val(tmp_path):
+def test_image_folder_with_mixed_sizes_needs_an_image_size(tmp_path):
     from PIL import Image
 
     for part, size in (("train", (20, 30)), ("val", (31, 24)), ("test", (16, 16))):

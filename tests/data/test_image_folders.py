@@ -24,7 +24,7 @@ def write_folder(root, classes=("ant", "bee"), per_class=10, size=(4, 3), grey=F
     return root
 
 
-def test_a_folder_is_read_with_its_classes_in_alphabetical_order(tmp_path):
+def test_image_folder_has_classes_in_alphabetical_order(tmp_path):
     data = load_data(f"imagefolder:{write_folder(tmp_path)}")
     assert (data.shape, data.classes) == ((3, 3, 4), 2)
     assert (len(data.train), len(data.val), len(data.test)) == (16, 4, 20)
@@ -35,11 +35,11 @@ def test_a_folder_is_read_with_its_classes_in_alphabetical_order(tmp_path):
     assert np.allclose(pixels[place].permute(1, 2, 0), expected, atol=1e-5)
 
 
-def test_grey_folders_have_one_channel(tmp_path):
+def test_grey_image_folder_has_a_single_channel(tmp_path):
     assert load_data(f"imagefolder:{write_folder(tmp_path, grey=True)}").shape == (1, 3, 4)
 
 
-def test_a_folder_is_decoded_once_and_again_after_a_change(tmp_path, monkeypatch):
+def test_image_folder_is_decoded_once_and_again_after_a_change(tmp_path, monkeypatch):
     name, opened, read = f"imagefolder:{write_folder(tmp_path)}", [], Image.open
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or read(path))
 
@@ -62,7 +62,7 @@ def test_a_folder_is_decoded_once_and_again_after_a_change(tmp_path, monkeypatch
     assert decoded() == 41
 
 
-def test_a_folder_that_cannot_be_written_is_read_with_a_warning(tmp_path, monkeypatch):
+def test_unwritable_image_folder_is_read_with_a_warning(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError("read-only")
 
@@ -72,13 +72,13 @@ def test_a_folder_that_cannot_be_written_is_read_with_a_warning(tmp_path, monkey
     assert not (tmp_path / CACHE).exists()
 
 
-def test_cifar10_reads_a_folder_where_the_published_files_are_absent(tmp_path):
+def test_cifar10_reads_an_image_folder_without_the_published_files(tmp_path):
     write_folder(tmp_path / "cifar10", classes=tuple("abcdefghij"), per_class=5)
     data = load_data("cifar10", tmp_path)
     assert (data.name, data.classes, data.augment, len(data.test)) == ("cifar10", 10, True, 50)
 
 
-def test_folders_that_cannot_be_used(tmp_path):
+def test_unusable_image_folder_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=re.escape(f"no folder {tmp_path / 'train'}")):
         load_data(f"imagefolder:{tmp_path}")
     write_folder(tmp_path)

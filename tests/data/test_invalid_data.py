@@ -1,4 +1,4 @@
-"""Images, labels, classes and sizes of splits that are refused."""
+"""Wrong images, labels, classes and sizes of splits raise input errors."""
 
 import re
 
@@ -43,30 +43,30 @@ NOT_FINITE[3, 0, 1, 1] = float("nan")
         (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.uint8)), "inputs are uint8 1x2x2"),
     ],
 )
-def test_images_and_labels_that_cannot_be_used(test, message):
+def test_wrong_images_or_labels_raise_input_error(test, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
         Data.from_tensors("spoiled", numbered(100), test)
     assert "\n" not in str(caught.value)
 
 
-def test_test_classes_that_no_training_image_has():
+def test_test_classes_absent_from_training_raise_input_error():
     with pytest.raises(InputError, match=re.escape("test: labels [3] belong to classes that no training example has")):
         Data.from_tensors("classes", numbered(99, classes=3), numbered(20, classes=4), classes=5)
 
 
 @pytest.mark.parametrize("count", [0, -1, 20])
-def test_wrong_number_of_search_images(count):
+def test_wrong_number_of_search_examples_raises_input_error(count):
     with pytest.raises(InputError, match=f"search_examples is {count}; allowed is 1 to 19"):
         Data.from_tensors("numbers", numbered(100), numbered(20), search_examples=count)
 
 
 @pytest.mark.parametrize("count", [0, 81])
-def test_wrong_number_of_training_images(count):
+def test_wrong_number_of_training_examples_raises_input_error(count):
     with pytest.raises(InputError, match=f"train_examples is {count}; allowed is 1 to 80"):
         Data.from_tensors("numbers", numbered(100), numbered(20), train_examples=count)
 
 
-def test_too_few_images_and_too_few_classes():
+def test_too_few_examples_or_classes_raise_input_error():
     with pytest.raises(InputError, match="train has 8 examples"):
         Data.from_tensors("few", numbered(8), numbered(4))
     with pytest.raises(InputError, match="classes is 1"):

@@ -25,7 +25,7 @@ def test_splits_are_disjoint_and_complete():
         assert torch.equal(split.labels, split.images[:, 0, 0, 0].long() % 4)  # labels moved with their images
 
 
-def test_splits_are_fixed_and_class_balanced():
+def test_splits_are_reproducible_and_class_balanced():
     one, other = (Data.from_tensors("numbers", numbered(400), numbered(20)) for _ in range(2))
     assert torch.equal(one.train.images, other.train.images)
     for split in (one.train, one.val, one.search):
@@ -34,7 +34,7 @@ def test_splits_are_fixed_and_class_balanced():
     assert one.val.labels[:20].tolist() != sorted(one.val.labels[:20].tolist())
 
 
-def test_sizes_of_search_and_train_do_not_move_the_other_splits():
+def test_numbers_of_search_and_training_examples_keep_the_other_splits():
     full = Data.from_tensors("numbers", numbered(100), numbered(20))
     part = Data.from_tensors("numbers", numbered(100), numbered(20), search_examples=3, train_examples=12)
     assert torch.equal(part.val.images, full.val.images)
@@ -43,12 +43,12 @@ def test_sizes_of_search_and_train_do_not_move_the_other_splits():
     assert part.train.labels.bincount().tolist() == pytest.approx([3] * 4, abs=1)
 
 
-def test_large_sets_hold_back_ten_thousand_and_search_two_thousand():
+def test_large_data_sets_have_10000_validation_and_2000_search_examples():
     data = Data.from_tensors("numbers", numbered(60_000), numbered(20))
     assert (len(data.train), len(data.val), len(data.search)) == (50_000, 10_000, 2_000)
 
 
-def test_own_val_is_kept_whole_and_shuffled():
+def test_given_validation_split_is_kept_whole_and_shuffled():
     images, labels = numbered(40)
     by_class = labels.argsort(stable=True)
     data = Data.from_tensors("numbers", numbered(100), numbered(20), (images[by_class], labels[by_class]))
@@ -67,7 +67,7 @@ def test_every_prefix_of_a_stratified_order_is_close_to_proportional():
     assert not torch.equal(order, stratified_order(labels, numpy_generator(4, "test")))
 
 
-def test_pixels_are_normalised_with_the_training_split_alone():
+def test_pixels_are_normalised_with_statistics_of_the_training_split():
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (200, 3, 4, 4), generator=g, dtype=torch.uint8)
     images[:, 1] //= 4
@@ -83,7 +83,7 @@ def test_pixels_are_normalised_with_the_training_split_alone():
     assert torch.allclose(pixels * 255, (pixels * 255).round(), atol=1e-3)
 
 
-def test_smaller_training_sets_are_normalised_alike():
+def test_normalisation_is_independent_of_train_examples():
     full, part = load_data("digits"), load_data("digits", train_examples=100)
     assert len(part.train) == 100
     assert torch.equal(part.test.images, full.test.images)
@@ -95,13 +95,13 @@ def test_constant_channels_stay_finite():
     assert data.train.images.abs().max() < 1e-5
 
 
-def test_floating_point_images_are_taken_as_they_are():
+def test_floating_point_images_are_not_normalised():
     data = Data.from_tensors("numbers", numbered(100), numbered(20))
     assert torch.equal(data.test.images, numbered(20)[0])
     assert (data.mean, data.std) == (torch.zeros(1), torch.ones(1))
 
 
-def test_a_split_is_checked_and_can_be_cut():
+def test_split_supports_slices_and_raises_input_error_when_empty():
     split = Split(*numbered(10))
     assert len(split[:3]) == 3
     assert split[torch.tensor([4, 2])].labels.tolist() == [0, 2]
@@ -110,7 +110,7 @@ def test_a_split_is_checked_and_can_be_cut():
         split[:0]
 
 
-def test_data_and_splits_are_shown_in_one_line_without_pixels():
+def test_repr_of_data_and_splits_is_a_single_line():
     data = Data.from_tensors("numbers", numbered(100), numbered(20))
     assert repr(data) == "Data('numbers', 1x2x2, 4 classes: 80 train, 20 val (10 search), 20 test)"
     assert repr(data.search) == "Split(10 examples, float32 1x2x2, classification)"

@@ -23,7 +23,7 @@ def write_texts(root, parts=("train", "test"), classes=("ant", "bee"), n=10):
     return root
 
 
-def test_a_folder_of_texts_gives_padded_tokens_and_classes_in_alphabetical_order(tokenizer, tmp_path):
+def test_text_folder_gives_padded_tokens_and_classes_in_alphabetical_order(tokenizer, tmp_path):
     data = load_data(f"textfolder:{write_texts(tmp_path / 'texts')}", text_length=5, tokenizer=tokenizer)
     assert (data.classes, data.task.name) == (2, "classification")
     assert (len(data.train), len(data.val), len(data.test)) == (16, 4, 20)
@@ -33,7 +33,7 @@ def test_a_folder_of_texts_gives_padded_tokens_and_classes_in_alphabetical_order
     assert mask.unique(dim=0).tolist() == [[1, 1, 1, 0, 0]]
 
 
-def test_docstrings_have_the_package_as_class_and_no_text_is_in_two_splits(tokenizer):
+def test_docstrings_have_packages_as_classes(tokenizer):
     data = load_data("docstrings", text_length=6, tokenizer=tokenizer)
     assert data.classes == 8
     assert len(data.train) > 5 * len(data.test) > 0
@@ -47,12 +47,12 @@ def test_docstrings_have_the_package_as_class_and_no_text_is_in_two_splits(token
         ("docstrings", r"data set 'docstrings' has texts, which a tokenizer reads; give model transformers:FOLDER"),
     ],
 )
-def test_wrong_texts_with_classes_are_one_sentence(name, message):
+def test_wrong_text_classification_data_raises_input_error(name, message):
     with pytest.raises(InputError, match=message):
         load_data(name)
 
 
-def test_classes_of_train_and_test_must_be_the_same(tmp_path):
+def test_text_folder_with_different_classes_in_train_and_test_raises_input_error(tmp_path):
     write_texts(tmp_path, ("train",))
     write_texts(tmp_path, ("test",), ("ant",))
     with pytest.raises(InputError, match=r"train/ and test/ need the same classes; only one has bee"):

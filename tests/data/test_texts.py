@@ -1,4 +1,4 @@
-"""Text for language models: windows of files, which belong to one split each."""
+"""Text for language models: windows of files, each file in a single split."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def write_texts(folder, n=60, size=50):
     return folder
 
 
-def test_every_file_of_a_folder_is_in_one_split_and_hidden_files_are_in_none(tmp_path):
+def test_each_text_file_is_in_a_single_split_and_hidden_files_are_ignored(tmp_path):
     folder = write_texts(tmp_path / "texts")
     (folder / ".hidden").mkdir()
     (folder / ".hidden" / "file.txt").write_bytes(b"\xff" * 50)
@@ -45,7 +45,7 @@ def test_folders_named_train_and_test_are_the_splits(tmp_path):
     assert data.content == again.content != load_data(f"text:{tmp_path}", text_length=17).content
 
 
-def test_the_standard_library_is_text_of_any_python():
+def test_standard_library_is_a_text_data_set():
     data = load_data("standard_library", text_length=64, train_examples=32, val_examples=16)
     assert (len(data.train), len(data.val), len(data.test)) == (32, 16, 512)
     assert data.shape == (64,)
@@ -63,12 +63,12 @@ def test_the_standard_library_is_text_of_any_python():
         ("standard_library:there", r"'standard_library:there' can't be read"),
     ],
 )
-def test_wrong_texts_are_one_sentence(name, message):
+def test_wrong_text_data_set_raises_input_error(name, message):
     with pytest.raises(InputError, match=message):
         load_data(name)
 
 
-def test_too_little_text_and_a_length_of_images_are_refused(tmp_path):
+def test_too_little_text_or_text_length_for_images_raises_input_error(tmp_path):
     write_texts(tmp_path / "train", 2)
     with pytest.raises(
         InputError,

@@ -62,7 +62,7 @@ def test_masks_are_pruned_block_after_block_before_the_retraining(tmp_path):
     assert ms.evaluate(own.model, data.test).loss == pytest.approx(cell.metrics.untrained.test_loss, rel=1e-6)
 
 
-def test_a_search_and_outliers_decide_the_densities_of_layers(tmp_path):
+def test_search_and_owl_give_layers_different_densities(tmp_path):
     [searched] = swept(
         tmp_path, methods=["optuna_cmaes"], saliencies=["wanda"], budget=3, optuna={"spread": 1.0}, scope="global"
     )
@@ -74,7 +74,7 @@ def test_a_search_and_outliers_decide_the_densities_of_layers(tmp_path):
         assert cell.metrics.last.found.test_loss != cell.metrics.untrained.test_loss
 
 
-def test_nm_masks_are_pruned_in_the_old_and_in_a_new_order_of_channels(tmp_path):
+def test_nm_masks_are_exact_with_and_without_channel_swaps(tmp_path):
     flat = {"granularity": "nm", "methods": ["sparsegpt"], "scope": "global"}
     [plain], [permuted] = (swept(tmp_path, channel_swaps=swaps, **flat) for swaps in (0, 200))
     assert plain.folder != permuted.folder
@@ -85,7 +85,7 @@ def test_nm_masks_are_pruned_in_the_old_and_in_a_new_order_of_channels(tmp_path)
     assert plain.metrics.dense.test_loss == permuted.metrics.dense.test_loss
 
 
-def test_a_folder_of_transformers_is_pruned_without_training(tmp_path):
+def test_transformers_folder_is_pruned_blockwise_without_training(tmp_path):
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     folder, texts = tmp_path / "gpt", tmp_path / "texts"
@@ -123,12 +123,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_settings_that_do_not_go_with_pruning_by_blocks(message, tmp_path):
+def test_blockwise_pruning_with_wrong_settings_raises_input_error(message, tmp_path):
     with pytest.raises(InputError, match=message):
         settings_in(tmp_path, **{"methods": ["wanda"]} | TEXT | WRONG[message])
 
 
-def test_a_search_scores_networks_that_sparsegpt_has_pruned(tmp_path):
+def test_search_scores_networks_pruned_by_sparsegpt(tmp_path):
     flat = {"methods": ["random_search"], "saliencies": ["wanda"], "objective": "reconstructed", "budget": 6}
     [cell] = swept(tmp_path, **flat)
     data = load_data("standard_library", text_length=16, train_examples=48, val_examples=16, search_examples=8)

@@ -1,4 +1,4 @@
-"""Cells: the grid, and names that derive from what decides the result."""
+"""Cells: the grid, and folder names that depend on the settings that decide the result."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def first(settings, method="annealing"):
     return next(cell for cell in grid(settings) if cell.method == method)
 
 
-def test_the_grid_has_every_combination_once_seed_by_seed():
+def test_grid_has_every_combination_once_ordered_by_seed():
     cells = grid(BASE)
     points = [(cell.method, cell.sparsity, cell.find_at, cell.seed) for cell in cells]
     assert len(set(points)) == len(points) == 2 * 2 * 2 * 2
@@ -32,7 +32,7 @@ def test_the_grid_has_every_combination_once_seed_by_seed():
     assert len({cell.folder for cell in cells}) == len({cell.label for cell in cells}) == 16
 
 
-def test_criteria_of_trained_weights_have_one_cell_at_the_end():
+def test_criteria_of_trained_weights_find_masks_at_the_end_by_default():
     own = replace(SWEEP, methods=("magnitude", "mag_sign", "snip", "random"), find_at=())
     assert {cell.method: cell.find_at for cell in grid(replace(BASE, sweep=own))} == {
         "magnitude": "end",
@@ -42,7 +42,7 @@ def test_criteria_of_trained_weights_have_one_cell_at_the_end():
     }
 
 
-def test_moments_that_are_asked_for_are_for_all_methods_but_those_that_have_their_own():
+def test_find_at_setting_applies_to_every_method_without_its_own_moment():
     asked = replace(SWEEP, methods=("magnitude", "mag_sign@best", "snip", "random"), find_at=("1ep", "end"))
     moments = {}
     for cell in grid(replace(BASE, sweep=asked)):
@@ -55,7 +55,7 @@ def test_moments_that_are_asked_for_are_for_all_methods_but_those_that_have_thei
     }
 
 
-def test_a_criterion_that_looks_at_no_weights_has_a_moment_where_tickets_go_on_from_it():
+def test_random_criterion_has_several_moments_only_when_training_continues_from_find_at():
     def moments(method, **schedules):
         asked = replace(SWEEP, methods=(method,), find_at=("1ep", "end") if method == "random" else ())
         return {cell.find_at for cell in grid(replace(BASE, sweep=asked, schedules=ScheduleSettings(**schedules)))}
@@ -65,7 +65,7 @@ def test_a_criterion_that_looks_at_no_weights_has_a_moment_where_tickets_go_on_f
     assert moments("random@end", rewind_to=("0",)) == {"end"}
 
 
-def test_moments_that_are_the_same_are_one_cell():
+def test_equal_moments_give_a_single_cell():
     assert len(grid(replace(BASE, sweep=replace(SWEEP, find_at=("0", "0ep", "0it"))))) == 8
 
 
@@ -74,7 +74,7 @@ def test_densities_carry_no_rounding_error():
     assert [cell.density for cell in cells[:6:2]] == [0.3, 0.1, 0.001]
 
 
-def test_a_cell_s_amounts_have_the_density_hold_scope_and_policy_of_the_settings():
+def test_amounts_of_a_cell_follow_density_hold_scope_and_policy_of_settings():
     flat = {"granularity": "filter", "model": "lenet5", "hold": "macs", "schedule": ["iterative"], "rounds": [2]}
     [cell] = grid(Settings().updated(flat | {"methods": ["filter_l1"], "sparsity": [0.75], "seeds": 1}, "test"))
     space = MaskSpace([("fc", (4,), 4)], "filter")
@@ -115,11 +115,11 @@ DECIDES = {
 
 
 @pytest.mark.parametrize("changed", DECIDES.values(), ids=DECIDES)
-def test_what_decides_the_result_decides_the_folder(changed):
+def test_setting_that_decides_the_result_changes_the_cell_folder(changed):
     assert first(changed).folder != first(BASE).folder
 
 
-def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_does_not():
+def test_criterion_folder_depends_on_settings_of_criteria_and_not_of_searches():
     for scoring in (ScoringSettings(scope="erk"), ScoringSettings(examples_per_class=3)):
         assert first(replace(BASE, scoring=scoring), "snip").folder != first(BASE, "snip").folder
         assert first(replace(BASE, scoring=scoring)).folder == first(BASE).folder
@@ -141,14 +141,14 @@ def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_d
         replace(BASE, sweep=replace(SWEEP, methods=("annealing", "random"))),
         replace(BASE, sweep=replace(SWEEP, sparsity=(0.5, 0.7))),
     ],
-    ids=["run", "steps of no rescoring", "seeds", "methods", "sparsities"],
+    ids=["run", "rescore_steps without rescore", "seeds", "methods", "sparsities"],
 )
-def test_what_does_not_decide_a_cell_leaves_its_folder(changed):
+def test_setting_that_does_not_decide_the_result_keeps_the_cell_folder(changed):
     assert first(changed).folder == first(BASE).folder
 
 
 @pytest.mark.parametrize("own", [{"training_lr": 0.3}, {"training_steps": 9}, {}], ids=str)
-def test_what_only_the_second_scoring_reads_leaves_a_front_and_a_shared_study(own):
+def test_rescoring_settings_leave_the_identities_of_front_and_shared_study(own):
     front = replace(SWEEP, methods=("optuna_tpe",), max_macs=(0.5,), granularity="filter", model="conv2:0.25")
     search = SearchSettings(rescore=2, rescore_by="short_training")
     one, other = (first(replace(BASE, sweep=front, search=replace(search, **more)), "optuna_tpe") for more in ({}, own))
@@ -158,7 +158,7 @@ def test_what_only_the_second_scoring_reads_leaves_a_front_and_a_shared_study(ow
     assert (one.folder == other.folder) is (not own)
 
 
-def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
+def test_cells_of_a_seed_share_the_dense_network():
     identities = {cell.seed: short_hash(cell.identity["dense"]) for cell in grid(BASE)}
     assert len(set(identities.values())) == 2
     for cell in grid(BASE):
@@ -171,7 +171,7 @@ def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
     assert slimmed != dense_identity(BASE, "one_shot", 0)
 
 
-def test_labels_are_readable_and_folders_are_names():
+def test_cell_labels_are_readable_and_folder_names_are_valid():
     cell = first(BASE)
     assert cell.label == "annealing_s0.5_k0_seed0"
     assert cell.folder.startswith(cell.label + "_")
@@ -179,13 +179,13 @@ def test_labels_are_readable_and_folders_are_names():
     assert "/" not in cell.folder
 
 
-def test_searchers_have_the_sweeps_settings():
+def test_searcher_has_the_settings_of_its_sweep():
     assert first(DECIDES["annealing"]).searcher() == Annealing(chains=3)
     random = replace(BASE, sweep=replace(SWEEP, methods=("random_search",)))
     assert first(random, "random_search").searcher() == RandomSearch()
 
 
-def test_eda_begins_with_the_first_saliency():
+def test_eda_starts_from_the_first_saliency():
     asked = replace(BASE, sweep=replace(SWEEP, methods=("eda",)))
     ranked = replace(asked, search=SearchSettings(saliencies=("snip@0", "magnitude")))
     assert first(asked, "eda").searcher() == EDA()
@@ -194,12 +194,12 @@ def test_eda_begins_with_the_first_saliency():
     assert not first(BASE, "snip").searches
 
 
-def test_hashes_stay_as_they_are():
+def test_short_hash_is_frozen():
     """Run folders of earlier versions are found again only as long as this is so."""
     assert short_hash({"b": 1, "a": [1.5, None]}) == short_hash({"a": [1.5, None], "b": 1}) == "ad387916"
 
 
-def test_cells_of_one_name_have_the_settings_that_differ_in_their_labels():
+def test_labels_of_cells_with_equal_names_show_the_settings_that_differ():
     sweep = SweepSettings(methods=("magnitude", "random"), sparsity=(0.9,), seeds=1)
     parts = [Settings(sweep=sweep, scoring=ScoringSettings(scope=scope)) for scope in ("global", "layerwise")]
     cells = [cell for part in parts for cell in grid(part)]
@@ -214,7 +214,7 @@ def test_cells_of_one_name_have_the_settings_that_differ_in_their_labels():
     assert with_distinct_labels(alone) == alone
 
 
-def test_every_search_of_a_cell_has_a_searcher_of_its_own():
+def test_each_search_of_a_cell_has_a_new_searcher():
     cell = first(BASE)
     assert cell.searcher() == cell.settings.annealing
     assert cell.searcher() is not cell.settings.annealing  # a search leaves its state in its searcher

@@ -1,4 +1,4 @@
-"""Results of cells: what is written is read back, and files of other versions are refused in one sentence."""
+"""Results of cells: they round-trip through files, and files of other versions raise an input error."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def finished(tmp_path_factory):
     )
 
 
-def test_what_is_written_is_read_back(finished, tmp_path):
+def test_cell_result_and_dense_result_round_trip_through_files(finished, tmp_path):
     [cell], [folder] = finished.cells, finished.folders
     (tmp_path / "settings.json").write_bytes((folder / "settings.json").read_bytes())
     cell.save(tmp_path)
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back(finished, tmp_path):
     assert cell.dense == dense.without_epochs
 
 
-def test_rounds_are_written_once_and_their_effort_is_added_up(finished):
+def test_metrics_file_has_rounds_once_and_cell_result_sums_their_effort(finished):
     [cell], [folder] = finished.cells, finished.folders
     written = json.loads((folder / "metrics.json").read_text())
     assert len(written["rounds"]) == 2
@@ -42,7 +42,7 @@ def test_rounds_are_written_once_and_their_effort_is_added_up(finished):
     assert cell.trained.test_accuracy == written["rounds"][1]["trained"]["test_accuracy"]
 
 
-def test_values_that_are_not_finite_are_null_in_files(finished, tmp_path):
+def test_nan_and_infinity_are_null_in_metrics_file(finished, tmp_path):
     [dense] = finished.dense
     epochs = [replace(dense.epochs[0], train_loss=math.nan, val_loss=math.nan)]
     replace(dense, test_loss=math.inf, epochs=epochs, diverged=True).save(tmp_path)
@@ -75,7 +75,7 @@ def test_settings_are_found_by_name_in_nested_tables(finished):
         ({"seed": 7}, "has seed 7 and a dense network of seed 0; remove the folder"),
     ],
 )
-def test_files_of_other_versions_and_changed_files_are_refused(finished, tmp_path, change, words):
+def test_result_files_of_other_versions_and_changed_files_raise_input_error(finished, tmp_path, change, words):
     [folder] = finished.folders
     values = read_json(folder / "metrics.json") | change
     written = {name: value for name, value in values.items() if value is not None or name not in change}
@@ -85,7 +85,7 @@ def test_files_of_other_versions_and_changed_files_are_refused(finished, tmp_pat
         CellResult.load(tmp_path)
 
 
-def test_epochs_with_the_former_names_of_their_fields_are_read(finished, tmp_path):
+def test_epochs_with_former_field_names_are_read(finished, tmp_path):
     [dense] = finished.dense
     dense.save(tmp_path)
     path = tmp_path / "metrics.json"

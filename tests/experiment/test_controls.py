@@ -36,7 +36,7 @@ def start(cell):
 
 
 @pytest.mark.parametrize("point", [*POINTS.values(), *ROUNDS.values()], ids=[*POINTS, *ROUNDS])
-def test_each_control_changes_one_thing(point, tmp_path):
+def test_each_control_changes_only_its_own_factor(point, tmp_path):
     flat = point | {"control": ["shuffle", "reinit"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
     treated, shuffled, fresh = sweep_in(tmp_path, **flat)
     assert [cell.metrics.control for cell in (treated, shuffled, fresh)] == ["none", "shuffle", "reinit"]
@@ -62,7 +62,7 @@ def test_each_control_changes_one_thing(point, tmp_path):
         assert control.dense == treated.dense
 
 
-def test_fresh_weights_are_those_of_a_seed_of_their_own_and_equal_for_all_methods(tmp_path):
+def test_reinit_weights_depend_on_the_seed_and_not_on_the_method(tmp_path):
     cells = sweep_in(
         tmp_path,
         model="tiny_residual",
@@ -85,7 +85,7 @@ def test_fresh_weights_are_those_of_a_seed_of_their_own_and_equal_for_all_method
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_a_control_is_trained_as_long_and_as_fast_as_what_it_controls(granularity, tmp_path):
+def test_control_trains_with_the_same_epochs_and_learning_rates_as_its_treated_cell(granularity, tmp_path):
     flat = {"granularity": granularity, "methods": ["random"], "model": "tiny_residual", "on_empty": "keep_one"}
     treated, shuffled, fresh = sweep_in(
         tmp_path,
@@ -106,14 +106,14 @@ def test_a_control_is_trained_as_long_and_as_fast_as_what_it_controls(granularit
             assert same(small.state_dict(), cell.raw())
 
 
-def test_reinitialised_tickets_begin_the_rates_schedule_anew_wherever_the_treated_one_goes_on(tmp_path):
+def test_reinit_control_restarts_the_learning_rate_schedule(tmp_path):
     treated, fresh = sweep_in(tmp_path, control=["reinit"], rewind_to=["none"], lr_schedule="multistep", milestones=[1])
     assert [row.epoch for row in treated.metrics.epochs] == [3, 4]
     assert [row.epoch for row in fresh.metrics.epochs] == [1, 2]
 
 
 @pytest.mark.parametrize("schedule", ["set", "rigl", "gradual", "early_bird"])
-def test_controls_take_the_mask_that_the_schedule_ends_with(schedule, tmp_path):
+def test_controls_use_the_final_mask_of_the_schedule(schedule, tmp_path):
     treated, shuffled, fresh = sweep_in(
         tmp_path, schedule=[schedule], control=["shuffle", "reinit"], epochs=2, update_every=1
     )
@@ -126,7 +126,7 @@ def test_controls_take_the_mask_that_the_schedule_ends_with(schedule, tmp_path):
         assert all((cell.raw()[name][~bits] == 0).all() for name, bits in keep.items())
 
 
-def test_controls_come_after_what_they_control_and_are_cells_of_their_own(tmp_path):
+def test_controls_are_separate_cells_after_their_treated_cell(tmp_path):
     settings = settings_in(tmp_path, methods=["random", "magnitude"], control=["reinit", "shuffle"], seeds=2)
     cells = grid(settings)
     assert [cell.control for cell in cells] == ["none", "reinit", "shuffle"] * 4
@@ -134,15 +134,17 @@ def test_controls_come_after_what_they_control_and_are_cells_of_their_own(tmp_pa
     assert all(cell.treated in cells[: cells.index(cell)] for cell in cells if cell.control != "none")
 
 
-def test_a_control_that_comes_later_trains_nothing_of_its_model_again(tmp_path):
+def test_control_added_later_reuses_the_finished_treated_cell(tmp_path):
     run_sweep(settings_in(tmp_path, methods=["random"]))
     log = BegunCells()
     run_sweep(settings_in(tmp_path, methods=["random"], control=["shuffle"]), log)
     assert [cell.control for cell in log.begun] == ["shuffle"]
 
 
-@pytest.mark.parametrize("point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["w", "f"])
-def test_repaired_tickets_have_the_same_mask_and_weights_nearer_to_orthonormal(point, tmp_path):
+@pytest.mark.parametrize(
+    "point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["weights", "filters"]
+)
+def test_repair_control_keeps_the_mask_and_makes_weights_more_orthonormal(point, tmp_path):
     flat = point | {"control": ["repair"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
     treated, repaired = sweep_in(tmp_path, **flat)
     assert repaired.mask == treated.mask
@@ -157,7 +159,7 @@ def test_repaired_tickets_have_the_same_mask_and_weights_nearer_to_orthonormal(p
     assert all(map(torch.equal, *kept))
 
 
-def test_repaired_tickets_train_as_long_as_the_others_and_keep_their_zeros(tmp_path):
+def test_repair_control_trains_for_the_same_epochs_and_keeps_pruned_weights_zero(tmp_path):
     treated, repaired = sweep_in(tmp_path, methods=["magnitude"], control=["repair"], rewind_to=["0"])
     assert len(repaired.metrics.epochs) == len(treated.metrics.epochs) == 2
     keep = repaired.space.parameter_masks(repaired.mask)

@@ -1,4 +1,4 @@
-"""Watching a dense training: the ticket is drawn where the rule fires, and from nothing that comes later."""
+"""Early-bird tickets: the mask is found at the epoch where the rule fires, and later epochs have no influence."""
 
 import math
 
@@ -18,7 +18,7 @@ EARLY = {"schedule": ["early_bird"], "epochs": 8, "retrain_epochs": 1, "early_bi
 
 
 @pytest.mark.parametrize(("density", "relative"), [(0.5, False), (0.5, True), (0.1, True)])
-def test_masks_that_never_change_fire_as_soon_as_the_memory_is_full(density, relative, tmp_path):
+def test_early_bird_fires_at_epoch_five_when_masks_never_change(density, relative, tmp_path):
     flat = {"sparsity": [1 - density], "early_bird_relative": relative, "early_bird_threshold": 0.01}
     [cell] = sweep_in(tmp_path, **EARLY | flat, lr=1e-20)
     assert cell.metrics.early_bird.fired == 5
@@ -26,7 +26,7 @@ def test_masks_that_never_change_fire_as_soon_as_the_memory_is_full(density, rel
     assert not np.any(cell.metrics.early_bird.distances)
 
 
-def test_equal_scales_never_fire(tmp_path):
+def test_early_bird_never_fires_on_equal_batch_norm_scales(tmp_path):
     """BatchNorm's scales all begin at 1; a mask that ties alone decide is no mask."""
     [cell] = sweep_in(tmp_path, **FILTERS, **EARLY, lr=1e-30)
     seen = cell.metrics.early_bird
@@ -36,7 +36,7 @@ def test_equal_scales_never_fire(tmp_path):
     assert seen.distances == [[None] * 8] * 8
 
 
-def test_a_training_that_is_too_short_never_fires(tmp_path):
+def test_early_bird_never_fires_in_a_training_shorter_than_its_memory(tmp_path):
     [cell] = sweep_in(tmp_path, **EARLY | {"epochs": 4}, lr=1e-20)
     assert cell.metrics.early_bird.fired is None
     assert same(cell.moment("end"), cell.moment(cell.metrics.find_at))
@@ -50,7 +50,7 @@ POINTS = {
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
-def test_the_ticket_is_that_of_a_one_shot_cell_at_the_epoch_where_it_fires(point, tmp_path):
+def test_early_bird_ticket_equals_one_shot_ticket_of_the_firing_epoch(point, tmp_path):
     early = sweep_in(tmp_path, **EARLY | point, rewind_to=["none", "0"])
     fired = early[0].metrics.early_bird.fired
     assert fired is not None
@@ -68,8 +68,8 @@ def test_the_ticket_is_that_of_a_one_shot_cell_at_the_epoch_where_it_fires(point
     assert early[1].metrics.epochs[0].epoch == 1
 
 
-def test_distances_and_firing_are_those_of_the_masks_of_every_epoch(tmp_path):
-    """Told twice: by the watch, and by one-shot cells at the end of each epoch."""
+def test_early_bird_distances_and_firing_match_the_one_shot_masks_of_every_epoch(tmp_path):
+    """Computed twice: by the watch, and by one-shot cells at the end of each epoch."""
     [cell] = sweep_in(tmp_path, **EARLY)
     every = sweep_in(
         tmp_path, **EARLY | {"schedule": ["one_shot"], "retrain_epochs": 0}, find_at=[f"{e}ep" for e in range(1, 9)]
@@ -113,7 +113,7 @@ def whole(tmp_path_factory, small_world):  # noqa: F811
 
 @pytest.mark.parametrize("moments", [[2], [5], [6], [8], [1, 3, 5, 7]], ids=str)
 @pytest.mark.parametrize("checkpoints", [True, False], ids=["checkpoints", "none"])
-def test_a_training_that_was_interrupted_ends_the_same(moments, checkpoints, whole, tmp_path, monkeypatch):
+def test_resumed_early_bird_training_equals_uninterrupted_training(moments, checkpoints, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0 if checkpoints else math.inf)
     trained, run = [], EpochPass.run
     monkeypatch.setattr(
@@ -141,7 +141,7 @@ def test_a_training_that_was_interrupted_ends_the_same(moments, checkpoints, who
     assert not list(cells[0].dense.glob("checkpoint*"))
 
 
-def test_a_new_watch_of_a_finished_training_sees_it_all(whole, tmp_path):
+def test_new_early_bird_watch_of_a_finished_dense_training_repeats_the_training(whole, tmp_path):
     """It runs again, to the same weights."""
     sweep_in(tmp_path, **EARLY | {"schedule": ["one_shot"]}, sparsity=[0.5])
     cells = sweep_in(tmp_path, **EARLY, sparsity=[0.5])
@@ -149,14 +149,14 @@ def test_a_new_watch_of_a_finished_training_sees_it_all(whole, tmp_path):
     assert same(cells[0].raw(), whole[0].raw())
 
 
-def test_cells_that_see_the_same_share_a_watch(tmp_path):
+def test_cells_with_the_same_early_bird_settings_share_a_watch_file(tmp_path):
     cells = sweep_in(tmp_path, **EARLY, rewind_to=["0", "none", "random"], control=["reinit"])
     assert len(cells) == 6
     assert len(list(cells[0].dense.glob("watch_*"))) == 1
     assert len({cell.metrics.find_at for cell in cells}) == 1
 
 
-def test_a_watched_training_that_diverges_is_told_as_such(tmp_path):
+def test_diverged_early_bird_training_raises_input_error(tmp_path):
     for _ in range(2):
         with pytest.raises(
             InputError, match=r"dense network of seed 0: its loss was not finite .* --lr 1e\+30"

@@ -1,4 +1,4 @@
-"""What executors leave in the folders of cells: logs of workers, and the places where cells ran."""
+"""Files that executors write to the folders of cells: logs of workers, and the places where cells ran."""
 
 import csv
 import platform
@@ -33,7 +33,7 @@ def loud_sweep(folder, **flat):
 
 
 @pytest.mark.parametrize("executor", ["processes:1", "ray"])
-def test_what_workers_print_is_in_the_folder_of_the_cell(executor, tmp_path, capfd, monkeypatch):
+def test_output_of_workers_is_written_to_the_log_of_the_cell(executor, tmp_path, capfd, monkeypatch):
     if executor == "ray":
         pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
         monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -47,14 +47,14 @@ def test_what_workers_print_is_in_the_folder_of_the_cell(executor, tmp_path, cap
     assert "plain text" not in capfd.readouterr().out
 
 
-def test_inline_cells_print_to_the_terminal(tmp_path, capfd):
+def test_inline_executor_prints_to_the_terminal(tmp_path, capfd):
     with pytest.warns(UserWarning, match="a warning of a criterion"):
         loud_sweep(tmp_path, executor="inline")
     assert capfd.readouterr().out.count("plain text") == 2
     assert not list(tmp_path.rglob("log.txt"))
 
 
-def test_results_say_where_each_cell_ran(tmp_path):
+def test_results_name_host_worker_and_threads_of_each_cell(tmp_path):
     one = run_sweep(settings_in(tmp_path / "inline", executor="inline"))
     two = run_sweep(settings_in(tmp_path / "processes", executor="processes:1", threads=2))
     for result, worker, threads in ((one, "MainProcess", 1), (two, "process0", 2)):
@@ -68,7 +68,7 @@ def test_results_say_where_each_cell_ran(tmp_path):
     write_rows(two, two.path / "results.csv")  # as of version 1.0
 
 
-def test_another_number_of_threads_is_said_in_one_sentence(tmp_path):
+def test_changed_number_of_threads_of_a_resumed_sweep_warns(tmp_path):
     class Interrupted(SweepCallback):
         def cell_ends(self, cell, metrics):
             raise KeyboardInterrupt
@@ -81,7 +81,7 @@ def test_another_number_of_threads_is_said_in_one_sentence(tmp_path):
     assert [place.threads for folder in result.folders for place in places_of(folder)] == [1, 2]
 
 
-def test_damaged_places_are_refused_in_one_sentence(tmp_path):
+def test_damaged_places_file_raises_value_error(tmp_path):
     write_json(tmp_path / "places.json", {"places": [{"host": 1}]})
     with pytest.raises(ValueError, match="no result depends on it"):
         places_of(tmp_path)

@@ -27,16 +27,16 @@ SCRIPT = """
 import multiprocessing, sys
 from masksearch.experiment import Settings, SweepCallback, run_sweep
 
-class Telling(SweepCallback):
+class PrintsWorkers(SweepCallback):
     def cell_begins(self, cell):
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
 
-run_sweep(Settings().updated({flat!r}, "test"), Telling())
+run_sweep(Settings().updated({flat!r}, "test"), PrintsWorkers())
 """
 
 
 class Notes(SweepCallback):
-    """Notes every hook's name and, of cells, the folder."""
+    """Records the name of every hook and the folder of its cell."""
 
     def __init__(self):
         self.noted = []
@@ -57,7 +57,7 @@ def inline(tmp_path_factory):
     return results(run_sweep(settings_in(folder, executor="inline", **SWEEP)).path.parent)
 
 
-def test_two_processes_give_the_results_of_one(inline, tmp_path):
+def test_sweep_in_two_processes_equals_inline_sweep(inline, tmp_path):
     notes = Notes()
     result = run_sweep(settings_in(tmp_path, executor="processes:2", **SWEEP), notes)
     assert results(result.path.parent) == inline
@@ -69,7 +69,7 @@ def test_two_processes_give_the_results_of_one(inline, tmp_path):
     assert sum(kind == "trial" for kind, _ in notes.noted) == SMALL["budget"] * 2
 
 
-def test_annealing_over_densities_within_macs_runs_in_a_process(tmp_path):
+def test_annealing_over_densities_within_macs_is_equal_inline_and_in_a_process(tmp_path):
     flat = {
         "model": "conv2:0.25",
         "methods": ["annealing"],
@@ -93,7 +93,7 @@ def test_cells_with_two_threads_are_equal_inline_and_in_a_process(tmp_path):
     assert inline == process
 
 
-def test_an_interruption_ends_the_workers_and_keeps_what_was_finished(inline, tmp_path):
+def test_interrupted_sweep_ends_its_workers_and_keeps_finished_cells(inline, tmp_path):
     class Interrupted(SweepCallback):
         def cell_ends(self, cell, metrics):
             raise KeyboardInterrupt
@@ -106,13 +106,13 @@ def test_an_interruption_ends_the_workers_and_keeps_what_was_finished(inline, tm
     assert results(run_sweep(settings).path.parent) == inline
 
 
-def test_wrong_input_that_a_worker_finds_reaches_the_caller(tmp_path):
+def test_input_error_of_a_worker_reaches_the_caller(tmp_path):
     with pytest.raises(InputError, match="dense network of seed 0: its loss was not finite"):
         run_sweep(settings_in(tmp_path, executor="processes:2", lr=1e30, device="cpu"))
     assert not multiprocessing.active_children()
 
 
-class Killing(SweepCallback):
+class KillsWorkers(SweepCallback):
     """Kills all workers when cells begin, a number of times."""
 
     def __init__(self, times):
@@ -125,8 +125,8 @@ class Killing(SweepCallback):
                 child.kill()
 
 
-def test_cells_of_killed_workers_go_on_in_others(inline, tmp_path):
-    killing = Killing(2)
+def test_cells_of_killed_workers_continue_in_new_workers(inline, tmp_path):
+    killing = KillsWorkers(2)
     result = run_sweep(settings_in(tmp_path, executor="processes:2", **SWEEP), killing)
     assert killing.left == 0
     assert results(result.path.parent) == inline
@@ -158,7 +158,7 @@ MASKSEARCH = dict(criteria=dict(
 """
 
 
-def test_cells_without_memory_are_errors_of_one_line_and_the_others_are_finished(tmp_path):
+def test_cells_out_of_memory_fail_with_a_short_message_and_other_cells_finish(tmp_path):
     (tmp_path / "faults.py").write_text(FATAL.format(spared=str(tmp_path / "spared")))
     with plugin.scoped():
         flat = {"methods": ["fatal", "magnitude", "hungry"], "plugin": [str(tmp_path / "faults.py")]}
@@ -175,7 +175,7 @@ def test_cells_without_memory_are_errors_of_one_line_and_the_others_are_finished
 
 
 @pytest.mark.parametrize("executor", ["inline", "processes:2"])
-def test_a_cell_with_an_error_does_not_stop_the_others(executor, tmp_path):
+def test_failed_cell_does_not_stop_the_other_cells(executor, tmp_path):
     (tmp_path / "faulty.py").write_text(
         "import torch\n"
         "from masksearch.criteria import Criterion\n"
@@ -202,7 +202,7 @@ def test_a_cell_with_an_error_does_not_stop_the_others(executor, tmp_path):
             assert "NaN" in second[1]
 
 
-def test_a_failed_dense_network_fails_its_cells_alone(tmp_path):
+def test_diverged_dense_network_fails_only_its_cells(tmp_path):
     with pytest.raises(CellsFailedError, match="its loss was not finite") as raised:
         run_sweep(settings_in(tmp_path, executor="inline", lr=1e30, device="cpu", methods=["magnitude"], seeds=1))
     assert len(raised.value.result.failures) == 1
@@ -213,7 +213,7 @@ def ray_module():
     return pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 
 
-def test_ray_gives_the_results_of_one_process(ray_module, inline, tmp_path, monkeypatch):
+def test_sweep_on_ray_equals_inline_sweep(ray_module, inline, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     notes = Notes()
     result = run_sweep(settings_in(tmp_path, executor="ray", **SWEEP), notes)
@@ -223,12 +223,12 @@ def test_ray_gives_the_results_of_one_process(ray_module, inline, tmp_path, monk
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_path, monkeypatch):
+def test_cells_of_killed_ray_workers_continue_in_new_workers(ray_module, inline, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     mark = f"MASKSEARCH_TEST={uuid.uuid4()}"  # in the environment of Ray's processes of this test, and of no others
     monkeypatch.setenv(*mark.split("="))
 
-    class KillingActors(SweepCallback):
+    class KillsActors(SweepCallback):
         left = 2
 
         def cell_begins(self, cell):
@@ -241,7 +241,7 @@ def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_pat
                 except (OSError, ProcessLookupError):
                     continue
 
-    killing = KillingActors()
+    killing = KillsActors()
     result = run_sweep(settings_in(tmp_path, executor="ray", **SWEEP), killing)
     assert killing.left <= 0
     assert results(result.path.parent) == inline
@@ -249,12 +249,12 @@ def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_pat
 
 
 @pytest.mark.parametrize("executor", ["processes", "processes:0", "processes:two"])
-def test_a_wrong_number_of_processes_is_refused(executor, tmp_path):
+def test_wrong_number_of_processes_raises_input_error(executor, tmp_path):
     with pytest.raises(InputError, match="processes:N"):
         run_sweep(settings_in(tmp_path, executor=executor, **SWEEP))
 
 
-def test_an_unknown_executor_is_refused(tmp_path):
+def test_unknown_executor_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="did you mean 'processes'"):
         run_sweep(settings_in(tmp_path, executor="proceses:2", **SWEEP))
 
@@ -298,7 +298,7 @@ def _runs(process):
         ({"seconds": 5.0}, 54, Plan("inline", 1, 1)),
     ],
 )
-def test_threads_are_those_of_each_cell(flat, cells, plan, monkeypatch):
+def test_executor_plan_follows_cells_model_and_settings(flat, cells, plan, monkeypatch):
     monkeypatch.setattr("masksearch.experiment.executors.executor_choice.cores", lambda: 6)
     before = torch.get_num_threads()
     torch.set_num_threads(4)
@@ -309,7 +309,7 @@ def test_threads_are_those_of_each_cell(flat, cells, plan, monkeypatch):
         torch.set_num_threads(before)
 
 
-def test_a_finished_sweep_starts_no_workers(tmp_path, monkeypatch):
+def test_finished_sweep_starts_no_workers(tmp_path, monkeypatch):
     def start(*_, **__):
         raise AssertionError("nothing is left to do")
 
@@ -322,7 +322,7 @@ def test_a_finished_sweep_starts_no_workers(tmp_path, monkeypatch):
         assert run_sweep(Settings().updated(flat | {"executor": executor}, "test")).folders == done.folders
 
 
-def test_more_threads_than_cores_are_a_warning(monkeypatch):
+def test_more_threads_than_cores_warn(monkeypatch):
     monkeypatch.setattr("masksearch.experiment.executors.executor_choice.cores", lambda: 2)
     part = Settings().updated({"executor": "processes:2", "threads": 2}, "test")
     with pytest.warns(UserWarning, match="2 cells at the same time with 2 threads each share 2 cores"):

@@ -1,4 +1,4 @@
-"""Sweeps of filter masks: masked, pruned, saved, retrained and priced, and the same network throughout."""
+"""Sweeps of filter masks: the masked, pruned, saved and retrained networks agree in accuracy and cost."""
 
 import json
 import subprocess
@@ -67,7 +67,7 @@ print(json.dumps([evaluate(load_pruned(path), test).accuracy for path in sys.arg
 """
 
 
-def test_pruned_networks_come_back_in_a_new_process_with_the_accuracy_that_was_noted(finished):
+def test_pruned_networks_load_in_a_new_process_with_the_recorded_accuracy(finished):
     _, result = finished
     assert len(result.folders) == 4
     paths = [str(folder / "pruned") for folder in result.folders]
@@ -77,7 +77,7 @@ def test_pruned_networks_come_back_in_a_new_process_with_the_accuracy_that_was_n
     assert len(set(accuracies)) > 1
 
 
-def test_masked_and_pruned_networks_are_equally_accurate(finished, data):
+def test_masked_and_pruned_networks_have_equal_accuracy(finished, data):
     _, result = finished
     [initial] = (result.path.parent / "dense").glob("*/init.safetensors")
     space = filter_space(build(data), data.test.images[:1])
@@ -97,7 +97,7 @@ def conv2_costs(c1, c2, h1, h2):
     return sum(w for w, _ in weights) + c1 + c2 + h1 + h2 + 10, sum(w * places for w, places in weights)
 
 
-def test_costs_are_those_of_the_network_that_is_left(finished):
+def test_recorded_costs_match_the_pruned_network(finished):
     _, result = finished
     for cell, folder in zip(result.cells, result.folders, strict=True):
         kept = {
@@ -117,7 +117,7 @@ def test_costs_are_those_of_the_network_that_is_left(finished):
             assert 0 < getattr(cell.latency, name) < 1
 
 
-def test_retraining_starts_from_the_same_sliced_weights_and_keeps_the_size(finished, data):
+def test_retraining_keeps_the_weights_and_the_size_of_the_pruned_network(finished, data):
     _, result = finished
     for folder in result.folders:
         small, retrained = load_pruned(folder / "pruned"), load_tensors(folder / "retrained.safetensors")[0]
@@ -125,7 +125,7 @@ def test_retraining_starts_from_the_same_sliced_weights_and_keeps_the_size(finis
         assert cost.params(small) < cost.params(build(data))
 
 
-def test_the_same_again_does_nothing(finished):
+def test_finished_filter_sweep_runs_again_without_work(finished):
     settings, result = finished
     before = {path: path.stat().st_mtime_ns for path in result.path.rglob("*.safetensors")}
     log = BegunCells()
@@ -134,7 +134,7 @@ def test_the_same_again_does_nothing(finished):
     assert {path: path.stat().st_mtime_ns for path in result.path.rglob("*.safetensors")} == before
 
 
-def test_a_mask_that_empties_a_layer_is_reported_and_retrained_masked(tmp_path, data):
+def test_mask_with_an_empty_layer_is_reported_and_retrained_masked(tmp_path, data):
     """The norms of fc1's rows, of 256 weights each, leave nothing of conv1, of 9 each."""
     settings = settings_in(tmp_path, replace(SWEEP, methods=("filter_l2", "random"), sparsity=(0.8,)))
     result = run_sweep(settings)
@@ -155,7 +155,7 @@ def test_a_mask_that_empties_a_layer_is_reported_and_retrained_masked(tmp_path, 
     assert "empties a layer: 1 of 1" in write_report(result).read_text()
 
 
-def test_a_mask_that_empties_a_layer_ends_the_sweep_where_that_is_the_policy(tmp_path):
+def test_mask_with_an_empty_layer_raises_input_error_under_policy_raise(tmp_path):
     settings = settings_in(
         tmp_path, replace(SWEEP, methods=("filter_l2",), sparsity=(0.8,)), replace(SCORING, on_empty="raise")
     )
@@ -165,7 +165,7 @@ def test_a_mask_that_empties_a_layer_ends_the_sweep_where_that_is_the_policy(tmp
 
 
 @pytest.mark.parametrize("hold", ["macs", "params"])
-def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, data, monkeypatch):
+def test_every_scored_mask_costs_at_most_the_held_share(hold, tmp_path, data, monkeypatch):
     scored = []
     score = Scorer.score
     monkeypatch.setattr(
@@ -186,12 +186,12 @@ def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, 
     assert getattr(searched.cost, hold) > 0.8 * bound
 
 
-def test_what_is_held_is_part_of_a_cells_identity(tmp_path):
+def test_hold_setting_changes_the_cell_folder(tmp_path):
     cells = [grid(settings_in(tmp_path, scoring=replace(SCORING, hold=hold)))[0] for hold in ("units", "macs")]
     assert cells[0].folder != cells[1].folder
 
 
-def test_masks_of_the_energy_after_repair(tmp_path):
+def test_energy_criterion_and_search_keep_equal_numbers_of_filters(tmp_path):
     sweep = replace(SWEEP, methods=("energy", "energy_annealing"), budget=5)
     scoring = replace(SCORING, scope="layerwise")
     ranked, searched = run_sweep(settings_in(tmp_path, sweep, scoring)).cells

@@ -56,7 +56,7 @@ def front_of(cell):
     return cell.folder.parent.parent / cell.metrics.front.folder
 
 
-def test_one_search_serves_all_caps_and_each_has_the_best_mask_within(result, cells):
+def test_search_is_shared_by_all_caps_and_each_cap_has_the_best_mask_within(result, cells):
     found = [cell for cell in cells if cell.metrics.method == "optuna_nsga2"]
     assert [cell.metrics.cap for cell in found] == [Cap("macs", cap) for cap in CAPS]
     assert [folder.name for folder in (result.path.parent / "fronts").iterdir()] == [front_of(found[0]).name]
@@ -73,7 +73,7 @@ def test_one_search_serves_all_caps_and_each_has_the_best_mask_within(result, ce
     assert found[0].mask != found[1].mask
 
 
-def test_what_is_left_costs_what_the_front_says(cells):
+def test_pruned_network_has_the_cost_recorded_in_the_front(cells):
     image = small_data().test.images[:1]
     for cell in cells:
         small = load_pruned(cell.folder / "pruned", model=cell.build())
@@ -84,14 +84,14 @@ def test_what_is_left_costs_what_the_front_says(cells):
             assert share == pytest.approx(cell.metrics.front.share)
 
 
-def test_every_cap_has_the_curves_of_the_search(cells):
+def test_each_cap_has_the_cost_curve_of_the_front_search(cells):
     for cell in cells:
         if cell.metrics.front:
             costs = EventAccumulator(str(cell.folder)).Reload().Scalars("search/cost")
             assert [event.value for event in costs] == pytest.approx([r.score.cost for r in read_rows(front_of(cell))])
 
 
-def test_other_methods_are_those_that_hold_macs_at_the_same_share(tmp_path):
+def test_criteria_with_max_macs_have_the_identity_of_criteria_that_hold_macs(tmp_path):
     capped = settings_in(tmp_path, **CAPPED)
     held = settings_in(tmp_path, **CAPPED | {"max_macs": [], "sparsity": [1 - cap for cap in CAPS], "hold": "macs"})
     pairs = list(zip(grid(capped), grid(held), strict=True))
@@ -99,7 +99,7 @@ def test_other_methods_are_those_that_hold_macs_at_the_same_share(tmp_path):
     assert same == [one.front is None for one, _ in pairs]
 
 
-def test_a_front_is_the_same_for_any_cap_and_for_what_becomes_of_its_masks(tmp_path):
+def test_front_identity_is_independent_of_the_cap_and_of_retraining(tmp_path):
     def identity(**changes) -> dict:
         [cell] = grid(settings_in(tmp_path, **CAPPED | {"methods": ["optuna_tpe"], "max_macs": [0.3]} | changes))
         return cell.front_identity
@@ -112,7 +112,7 @@ def test_a_front_is_the_same_for_any_cap_and_for_what_becomes_of_its_masks(tmp_p
     assert identity(**short, rewind_to=["1ep"]) != identity(**short)  # trained from there
 
 
-def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path, monkeypatch):
+def test_cap_added_later_reuses_the_finished_front_search(result, tmp_path, monkeypatch):
     settings = settings_in(result.path.parents[1], **CAPPED | {"methods": ["optuna_nsga2"], "max_macs": [0.35]})
     monkeypatch.setattr(Scorer, "score", _no_scoring)
     monkeypatch.setattr("masksearch.experiment.steps.round_evaluation.mask_scores", lambda *_, **__: SCORES)
@@ -130,7 +130,7 @@ def _no_scoring(self, proposals):
     raise AssertionError("nothing is left to score")
 
 
-def test_a_killed_sweep_goes_on_to_the_same_cells(result, tmp_path):
+def test_killed_front_sweep_resumes_to_equal_cells(result, tmp_path):
     class Stop(SweepCallback):
         def __init__(self, at):
             self.at = at
@@ -149,7 +149,7 @@ def test_a_killed_sweep_goes_on_to_the_same_cells(result, tmp_path):
         assert one.front == other.front
 
 
-def test_the_best_within_a_cap_are_scored_again(tmp_path):
+def test_best_masks_within_a_cap_are_rescored(tmp_path):
     [cell] = sweep_in(tmp_path, **CAPPED | {"methods": ["optuna_tpe"], "max_macs": [0.6], "rescore": 3})
     rows = list(read_rows(front_of(cell)))
     front = pareto_front([row.score.value for row in rows], [row.score.cost for row in rows])
@@ -158,7 +158,7 @@ def test_the_best_within_a_cap_are_scored_again(tmp_path):
     assert rows[cell.metrics.front.trial].mask_hash == cell.mask.hash
 
 
-def test_parameters_and_latency_have_caps_too(tmp_path):
+def test_max_params_and_max_latency_bound_the_cost(tmp_path):
     flat = CAPPED | {"methods": ["optuna_random"], "max_macs": []}
     [cell] = sweep_in(tmp_path, **flat, max_params=[0.4], name="params")
     share = params(load_pruned(cell.folder / "pruned", model=cell.build())) / params(cell.build())
@@ -172,7 +172,7 @@ def test_parameters_and_latency_have_caps_too(tmp_path):
 
 
 class TestReport:
-    def test_the_front_is_drawn_with_all_trials_and_the_masks_that_were_chosen(self, result, cells, page):
+    def test_front_figure_shows_all_trials_and_the_chosen_masks(self, result, cells, page):
         drawings = {d.name: d for _, found in sweep_drawings(result, summarise(result.cells)) for d in found}
         figure = drawings["front"].figure
         [axes] = [axes for axes in figure.axes if axes.get_visible()]
@@ -195,7 +195,7 @@ class TestReport:
         assert "trial " in text  # values to point at
         assert (page.parent / "figures" / "front.png").exists()
 
-    def test_tables_tell_the_cap_and_what_is_spent_of_it(self, result, page):
+    def test_tables_show_the_cap_and_the_spent_cost(self, result, page):
         rows = summarise(result.cells, result.dense)
         columns = columns_of(rows)
         told = [dict(zip(columns, row, strict=True)) for row in table_rows(rows, columns)]
@@ -206,13 +206,13 @@ class TestReport:
         assert (first["cap.cost"], float(first["cap.share"])) == ("macs", 0.5)
         assert first["front.folder"].startswith("fronts/")
 
-    def test_every_row_has_a_command_for_its_cells(self, result):
+    def test_each_table_row_has_a_command_for_its_cells(self, result):
         groups = group_cells(result.cells)
         for group, command in zip(groups, row_commands(result, groups), strict=True):
             [settings] = parse(shlex.split(command)[2:], "masksearch run")
             assert {cell.folder for cell in grid(settings)} == {result.folders[place].name for place in group.places}
 
-    def test_a_sweep_without_caps_has_no_such_columns(self, tmp_path):
+    def test_sweep_without_caps_has_no_cap_columns(self, tmp_path):
         plain = run_sweep(settings_in(tmp_path, methods=["random"]))
         assert not {"cap", "cost %"} & set(columns_of(summarise(read_sweep(plain.path).cells)))
 
@@ -240,14 +240,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
+def test_front_sweep_with_wrong_settings_raises_input_error_before_any_work(tmp_path, message):
     with pytest.raises(InputError, match=message) as caught:
         run_sweep(settings_in(tmp_path, **CAPPED | WRONG[message]))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_latency_bound_far_below_the_smallest_network_is_told_before_training(tmp_path, monkeypatch):
+def test_latency_cap_below_the_smallest_network_raises_input_error_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr("masksearch.experiment.cost_feasibility.LatencyShare", lambda *_: lambda mask: 0.9)
     flat = CAPPED | {"max_macs": [], "max_latency": [0.5], "methods": ["optuna_random"]}
     with pytest.raises(InputError, match=r"takes 0.9 of the dense network's time; give at least 0.9"):
@@ -255,7 +255,7 @@ def test_a_latency_bound_far_below_the_smallest_network_is_told_before_training(
     assert not (tmp_path / "runs" / "dense").exists()
 
 
-def test_which_searchers_have_fronts(tmp_path):
+def test_only_some_optuna_searchers_have_fronts(tmp_path):
     settings = settings_in(tmp_path, **CAPPED)
     fronts = [name for name in SEARCHERS if Cell(settings, name, 0.5, "0", 0).front]
     assert fronts == [f"optuna_{name}" for name in ("random", "tpe", "gp", "qmc", "nsga2", "nsga3")]

@@ -1,4 +1,4 @@
-"""What sweeps' searches learn from gradual pruning: kept on disk, within their seconds, heard of by who watches."""
+"""Saliencies from gradual pruning in sweeps: reused after a resume, counted in the seconds, sent to callbacks."""
 
 import re
 import time
@@ -34,7 +34,7 @@ def interrupt(*given):
     raise KeyboardInterrupt
 
 
-def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_found_at(tmp_path):
+def test_gradual_saliency_starts_from_the_weights_of_find_at(tmp_path):
     [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1)
     data, network, space = small_data(), cell.build(cell.moment("end")), cell.space
 
@@ -47,8 +47,8 @@ def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_fou
     assert cell.mask == gradual.mask
 
 
-def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypatch):
-    """A search that goes on doesn't prune again, and has the time that an earlier process took."""
+def test_resumed_search_reuses_the_gradual_saliency_and_its_seconds(tmp_path, monkeypatch):
+    """A resumed search doesn't prune again, and counts the time of the earlier process."""
     calls = []
 
     def slow(*given, **named):
@@ -69,7 +69,7 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
     assert parts.metrics.search_seconds >= 0.3
 
 
-def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch):
+def test_time_of_gradual_pruning_counts_towards_the_seconds_of_a_search(tmp_path, monkeypatch):
     budgets = []
 
     def slow(*given, **named):
@@ -91,25 +91,25 @@ def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch
     assert budgets[2].seconds is None
 
 
-def test_who_watches_hears_of_gradual_pruning(tmp_path):
-    heard = []
+def test_callback_receives_gradual_pruning_before_the_search(tmp_path):
+    calls_seen = []
 
-    class Listening(SweepCallback):
+    class RecordsCalls(SweepCallback):
         def gradual_begins(self, cell, criterion, epochs):
-            heard.append((criterion, epochs))
+            calls_seen.append((criterion, epochs))
 
         def search_begins(self, cell):
-            heard.append("search")
+            calls_seen.append("search")
 
         def epoch(self, row):
-            heard.append("epoch")
+            calls_seen.append("epoch")
 
         def trial(self, cell, trial):
-            heard.append("trial")
+            calls_seen.append("trial")
 
     flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 1, "retrain_epochs": 0}
-    run_sweep([settings_in(tmp_path, **flat)], Listening())
-    assert heard[heard.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
+    run_sweep([settings_in(tmp_path, **flat)], RecordsCalls())
+    assert calls_seen[calls_seen.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_who_watches_hears_of_gradual_pruning(tmp_path):
     ],
     ids=["rounds", "filters", "scope and schedule"],
 )
-def test_gradual_pruning_goes_with_rounds_filters_scopes_and_schedules(changes, tmp_path):
+def test_gradual_saliencies_work_with_rounds_filters_scopes_and_lr_schedules(changes, tmp_path):
     [cell] = sweep_in(
         tmp_path, **TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "sparsity": [0.75], "budget": 3} | changes
     )
     assert cell.mask.density == pytest.approx(0.25, abs=0.02)
 
 
-def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
+def test_warm_start_uses_the_mask_of_gradual_pruning(tmp_path):
     flat = TRAINED | {"methods": ["annealing"], "warm_start": GRADUAL, "budget": 1}
     [cell] = sweep_in(tmp_path, **flat)
     [mixture] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1, name="mixture")
@@ -158,6 +158,6 @@ def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
         ),
     ],
 )
-def test_gradual_pruning_that_can_not_be_is_refused(changes, message, tmp_path):
+def test_gradual_saliency_with_wrong_settings_raises_input_error(changes, message, tmp_path):
     with pytest.raises(InputError, match=re.escape(message)):
         settings_in(tmp_path, **TRAINED | changes)

@@ -168,7 +168,7 @@ def hashes(settings):
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if OTHER.get(name, "") is not None])
-def test_every_field_decides_a_result_unless_it_is_exempt(name):
+def test_every_settings_field_decides_a_result_unless_exempt(name):
     axis = {name, name.partition(".")[0]} & NEVER
     different = []
     for base in BASES:
@@ -188,20 +188,20 @@ def test_every_field_decides_a_result_unless_it_is_exempt(name):
         assert all(different), f"{name} decides the results of some cells only; if that is right, add it to ONLY_IF"
 
 
-def test_the_tables_name_fields_and_conditions_that_exist():
+def test_identity_tables_name_existing_fields_and_conditions():
     groups = {group.name for group in dataclasses.fields(Settings)}
     assert {*NEVER, *DENSE, *ONLY_IF} <= {*FIELDS, *groups}
     [cell, *_] = grid(Settings())
     assert {*ONLY_IF.values()} <= {*cell.conditions}
 
 
-def test_a_setting_at_its_default_renames_no_cell():
+def test_default_settings_add_nothing_to_the_identity():
     plain = grid(Settings())[0].identity
     assert plain["settings"] == {}
     assert plain["dense"]["training"] == {}
 
 
-def test_the_content_of_the_data_is_part_of_the_identity_where_it_is_known():
+def test_data_digest_is_part_of_the_identity():
     cell = grid(Settings())[0]
     other = dataclasses.replace(cell, data_digest="0123")
     assert other.folder != cell.folder

@@ -1,4 +1,4 @@
-"""Sweeps that are killed in the middle of anything end with the same files as one that never was."""
+"""Sweeps that are killed at any moment and resumed have the same files as an uninterrupted sweep."""
 
 import json
 import os
@@ -107,14 +107,14 @@ def _existing(runs, pattern):
     return paths
 
 
-def test_an_uninterrupted_sweep_is_the_same_twice(driver, uninterrupted, tmp_path):
+def test_uninterrupted_sweep_has_equal_files_in_two_runs(driver, uninterrupted, tmp_path):
     driver.begin(tmp_path)
     assert driver.end() == 0
     assert results(tmp_path) == results(uninterrupted)
     assert len([name for name in results(tmp_path) if name.endswith("mask.safetensors")]) == 2 + 4  # in two rounds
 
 
-def test_kills_in_every_stage_change_nothing(driver, uninterrupted, tmp_path):
+def test_sweep_killed_in_every_stage_equals_uninterrupted_sweep(driver, uninterrupted, tmp_path):
     rng = random.Random(0)
     hit = {DENSE: 0, SEARCH: 0, RETRAIN: 0}
     for stage in hit:
@@ -129,7 +129,7 @@ def test_kills_in_every_stage_change_nothing(driver, uninterrupted, tmp_path):
     assert not list(tmp_path.rglob("retraining.safetensors"))
 
 
-def test_kills_at_any_moment_change_nothing(driver, uninterrupted, tmp_path):
+def test_sweep_killed_at_random_moments_equals_uninterrupted_sweep(driver, uninterrupted, tmp_path):
     rng, kills = random.Random(7), 0
     for _ in range(8):
         process = driver.begin(tmp_path)

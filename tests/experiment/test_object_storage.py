@@ -1,4 +1,4 @@
-"""Objects at a URL: operations that are repeated, sentences of errors, leases, and folders copied by manifests."""
+"""Objects at a URL: retries, error messages, leases, and folders copied by manifests."""
 
 import errno
 import json
@@ -53,14 +53,14 @@ def test_objects_are_written_read_listed_and_removed(storage, tmp_path):
         (FileNotFoundError("The specified bucket does not exist"), "make the bucket"),
     ],
 )
-def test_lasting_errors_are_one_sentence_at_once(storage, monkeypatch, error, sentence):
+def test_lasting_storage_errors_raise_storage_error_at_once(storage, monkeypatch, error, sentence):
     monkeypatch.setattr(storage, "_local", False)
     monkeypatch.setattr(storage._fs, "pipe_file", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(StorageError, match=sentence):
         storage.write("a", b"1")
 
 
-def test_a_full_disk_is_no_full_storage(tmp_path, monkeypatch):
+def test_full_local_disk_raises_os_error_and_not_storage_error(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "file")
 
@@ -75,7 +75,7 @@ def test_a_full_disk_is_no_full_storage(tmp_path, monkeypatch):
     assert not isinstance(error.value, StorageError)
 
 
-def test_a_storage_that_cannot_be_reached_is_tried_again_and_said_once(storage, monkeypatch, capsys):
+def test_unreachable_storage_is_retried_and_reported_once(storage, monkeypatch, capsys):
     tries = []
     monkeypatch.setattr(storage, "_local", False)
     working = storage._fs.pipe_file
@@ -95,12 +95,12 @@ def test_a_storage_that_cannot_be_reached_is_tried_again_and_said_once(storage, 
         storage.write("b", b"1")
 
 
-def test_a_url_without_a_file_system_is_refused():
+def test_url_without_a_file_system_raises_input_error():
     with pytest.raises(InputError, match=r"runs: s4://x/runs: .*s4"):
         ObjectStorage("s4://x/runs")
 
 
-def test_a_local_folder_is_no_url():
+def test_runs_setting_with_a_url_is_remote_and_a_local_folder_is_not():
     run = RunSettings(runs="runs")
     assert (run.is_remote, str(run.folder)) == (False, "runs")
     remote = RunSettings(runs="s3://bucket/runs", cache="$NODE/cache")
@@ -110,7 +110,7 @@ def test_a_local_folder_is_no_url():
         RunSettings(upload_seconds=0.0)
 
 
-def test_a_lease_is_held_by_one_process(storage, monkeypatch):
+def test_lease_is_held_by_a_single_process(storage, monkeypatch):
     with Lease(storage, "sweep") as first:
         check_lease(storage, "sweep", first.token)
         with pytest.raises(InputError, match=r"process \d+ on .*; its lease expires at ..:..:.., in 1[12]\d s"):
@@ -122,7 +122,7 @@ def test_a_lease_is_held_by_one_process(storage, monkeypatch):
         check_lease(storage, "sweep", second.token)
 
 
-def test_a_lease_is_renewed(storage, monkeypatch):
+def test_lease_is_renewed_while_held(storage, monkeypatch):
     monkeypatch.setattr(Lease, "seconds", 0.4)
     with Lease(storage, "sweep") as held:
         time.sleep(1.0)
@@ -137,7 +137,7 @@ def claim(storage, number=1, *, expires=3600.0, machine="another", process=1):
     storage.write(f"sweep/lease/{number:09}.json", json.dumps(content | {"expires": time.time() + expires}).encode())
 
 
-def test_an_expired_lease_is_taken_over_and_a_running_one_is_not(storage):
+def test_only_an_expired_lease_is_replaced(storage):
     claim(storage)
     with pytest.raises(InputError, match="process 1 on another; its lease expires"):
         Lease(storage, "sweep").__enter__()
@@ -149,13 +149,13 @@ def test_an_expired_lease_is_taken_over_and_a_running_one_is_not(storage):
             check_lease(storage, "sweep", held.token)
 
 
-def test_the_lease_of_a_process_of_this_machine_that_has_ended_is_taken_over(storage):
+def test_lease_of_an_ended_process_of_this_machine_is_replaced(storage):
     claim(storage, machine=lease._machine(), process=2**22 + 1)
     with Lease(storage, "sweep") as held:
         check_lease(storage, "sweep", held.token)
 
 
-def test_a_waiting_process_gets_the_lease(storage, capsys):
+def test_waiting_process_gets_the_lease_after_expiry(storage, capsys):
     claim(storage, expires=1.0)
     with Lease(storage, "sweep", wait=True) as held:
         check_lease(storage, "sweep", held.token)
@@ -186,7 +186,7 @@ def here(path):
     return {file.name: file.read_text() for file in path.iterdir() if file.is_file() and file.name[0] != "."}
 
 
-def test_a_folder_goes_up_and_comes_down(copies, storage):
+def test_folder_is_uploaded_and_downloaded(copies, storage):
     one, two = copies
     filled(one.path, mask="m", retraining="r1")
     one.publish(allowed)
@@ -203,7 +203,7 @@ def test_a_folder_goes_up_and_comes_down(copies, storage):
     assert one.is_known(whole=True)
 
 
-def test_the_newest_state_stays(copies):
+def test_fetch_keeps_the_newest_state_of_a_folder(copies):
     one, two = copies
     filled(one.path, retraining="r1")
     one.publish(allowed)
@@ -217,7 +217,7 @@ def test_the_newest_state_stays(copies):
     assert here(one.path)["retraining.safetensors"] == "r3"
 
 
-def test_weights_of_finished_runs_come_later(copies):
+def test_light_fetch_leaves_out_the_weights_of_finished_runs(copies):
     one, two = copies
     filled(one.path, mask="m", retrained="w")
     finished(one.path)
@@ -231,7 +231,7 @@ def test_weights_of_finished_runs_come_later(copies):
     assert here(two.path) == here(one.path)
 
 
-def test_a_changed_file_goes_up_after_missing_ones_came_down(copies):
+def test_changed_file_is_uploaded_after_missing_files_are_downloaded(copies):
     one, two = copies
     filled(one.path, mask="m", retrained="w")
     finished(one.path)
@@ -250,7 +250,7 @@ def test_a_changed_file_goes_up_after_missing_ones_came_down(copies):
     assert {"moment.safetensors", "retrained.safetensors"} < set(here(two.path))
 
 
-def test_half_uploads_are_not_read(copies, storage):
+def test_incomplete_uploads_are_not_downloaded(copies, storage):
     one, two = copies
     filled(one.path, mask="m")
     storage.write("sweep/cell/mask.0123456789abcdef.safetensors", b"half")
@@ -266,13 +266,13 @@ def test_half_uploads_are_not_read(copies, storage):
 
 
 @pytest.mark.parametrize("name", ["../mask", "/tmp/mask", "a/../../mask", "", ".lock"])
-def test_a_manifest_with_files_outside_of_its_folder_is_no_manifest(copies, storage, name):
+def test_manifest_with_files_outside_its_folder_is_ignored(copies, storage, name):
     entry = {"size": 1, "sha256": "0" * 64}
     storage.write("sweep/cell/manifest.json", seal_json({"done": True, "files": {name: entry}}))
     assert read_manifests(copies) == [None, None]
 
 
-def test_a_damaged_object_is_refused(copies, storage):
+def test_damaged_or_missing_object_raises_input_error(copies, storage):
     one, two = copies
     filled(one.path, mask="m")
     finished(one.path)
@@ -297,7 +297,7 @@ def test_nothing_is_uploaded_without_the_lease(copies, storage):
     assert storage.names("sweep") == []
 
 
-def test_checkpoints_go_up_while_a_folder_is_worked_in(tmp_path):
+def test_checkpoints_are_uploaded_while_a_cell_runs(tmp_path):
     run = RunSettings(runs=f"file://{tmp_path}/store", cache=str(tmp_path / "cache"), upload_seconds=0.05)
     folder = run.folder / "dense" / "network"
     reader = FolderCopy(ObjectStorage(run.runs), "dense/network", tmp_path / "reader")

@@ -1,4 +1,4 @@
-"""Sweeps of the user's own data and networks, of every kind of task, up to the report."""
+"""Sweeps of user data and user networks, for every kind of task, with reports."""
 
 import csv
 import shutil
@@ -59,7 +59,7 @@ def results_in(runs):
 
 
 @pytest.mark.parametrize("data", TASKS)
-def test_a_sweep_of_every_task_ends_with_the_metric_of_its_task(data, tmp_path):
+def test_sweep_of_every_task_reports_the_metric_of_its_task(data, tmp_path):
     model, metric, flat = TASKS[data]
     result = run_sweep(settings_of(tmp_path, data, model, **flat))
     assert result.cells
@@ -73,7 +73,7 @@ def test_a_sweep_of_every_task_ends_with_the_metric_of_its_task(data, tmp_path):
     assert "ccuracy" not in page
 
 
-def test_a_streamed_sweep_equals_the_same_sweep_in_memory(tmp_path):
+def test_streamed_sweep_equals_sweep_in_memory(tmp_path):
     streamed, resident = (run_sweep(settings_of(tmp_path / data, data)) for data in ("streamed", "regression"))
     for one, other in zip(streamed.cells, resident.cells, strict=True):
         assert one.trained.test_accuracy == other.trained.test_accuracy
@@ -81,7 +81,7 @@ def test_a_streamed_sweep_equals_the_same_sweep_in_memory(tmp_path):
         assert one.dense.test_loss == other.dense.test_loss
 
 
-def test_an_interrupted_sweep_of_a_regression_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+def test_interrupted_regression_sweep_equals_uninterrupted_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     class Interrupted(SweepCallback):
@@ -102,7 +102,7 @@ def test_an_interrupted_sweep_of_a_regression_ends_as_an_uninterrupted_one(tmp_p
     assert results_in(tmp_path / "broken" / "runs") == results_in(tmp_path / "whole" / "runs")
 
 
-def test_distillation_changes_the_retraining_alone(tmp_path):
+def test_distillation_changes_only_the_retraining(tmp_path):
     plain, distilled = (run_sweep(settings_of(tmp_path, name=f"d{d}", distill=d)) for d in (0.0, 0.5))
     assert len(list((tmp_path / "runs" / "dense").iterdir())) == 1
     for one, other in zip(plain.cells, distilled.cells, strict=True):
@@ -112,7 +112,7 @@ def test_distillation_changes_the_retraining_alone(tmp_path):
     assert {path.name for path in plain.folders}.isdisjoint(path.name for path in distilled.folders)
 
 
-def test_changed_data_are_another_run_and_the_same_data_are_not(tmp_path):
+def test_identity_depends_on_the_content_of_the_data(tmp_path):
     first = run_sweep(settings_of(tmp_path))
     again = run_sweep(settings_of(tmp_path))
     other = run_sweep(settings_of(tmp_path, "scaled_regression", name="other"))
@@ -121,7 +121,7 @@ def test_changed_data_are_another_run_and_the_same_data_are_not(tmp_path):
     assert identities[0]["data"] != identities[1]["data"]
 
 
-def test_the_same_command_finds_its_sweep_though_the_task_has_changed_the_objective(tmp_path):
+def test_free_name_finds_the_sweep_after_the_task_replaced_the_objective(tmp_path):
     settings = settings_of(tmp_path)
     result = run_sweep(settings)
     assert result.sweep.objective == "loss"
@@ -131,12 +131,12 @@ def test_the_same_command_finds_its_sweep_though_the_task_has_changed_the_object
 
 
 @pytest.mark.parametrize("flat", [{"objective": "accuracy"}, {"rescore_by": "calibrated_loss", "rescore": 2}])
-def test_objectives_of_classification_are_refused_for_other_tasks(flat, tmp_path):
+def test_classification_objectives_raise_input_error_for_other_tasks(flat, tmp_path):
     with pytest.raises(InputError, match=r"it is for classification; allowed for regression are metric, loss"):
         run_sweep(settings_of(tmp_path, **flat))
 
 
-def test_a_checkpoint_that_an_interruption_has_left_in_a_finished_cell_is_removed(tmp_path):
+def test_checkpoints_left_in_finished_cells_by_an_interruption_are_removed(tmp_path):
     settings = settings_of(tmp_path)
     result = run_sweep(settings)
     dense = next((tmp_path / "runs" / "dense").iterdir())
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_an_interruption_has_left_in_a_finished_cell_is_remove
     assert not any(file.exists() or file.with_name(f"{file.name}.lock").exists() for file in left)
 
 
-def test_the_report_of_a_regression_names_its_metric(tmp_path):
+def test_report_of_a_regression_names_its_metric(tmp_path):
     result = run_sweep(settings_of(tmp_path, seeds=2, sparsity=[0.25, 0.5]))
     page = write_report(result).read_text()
     dense = sum(network.test_accuracy for network in result.dense) / 2
@@ -165,7 +165,7 @@ def test_the_report_of_a_regression_names_its_metric(tmp_path):
     assert [float(row["trained.test_R2"]) for row in rows] == [cell.trained.test_accuracy for cell in result.cells]
 
 
-def test_where_lower_is_better_the_best_method_has_the_lowest_metric(tmp_path):
+def test_best_method_has_the_lowest_metric_when_lower_is_better(tmp_path):
     result = run_sweep(settings_of(tmp_path, "tokens", "TokensNet", methods=["magnitude", "random"], epochs=4, lr=0.2))
     values = {cell.method: cell.trained.val_accuracy for cell in result.cells}
     best = min(values, key=values.__getitem__)
@@ -174,14 +174,14 @@ def test_where_lower_is_better_the_best_method_has_the_lowest_metric(tmp_path):
     assert "perplexity (lower is better)" in page
 
 
-def test_moments_after_an_early_stop_are_an_error_of_one_line(tmp_path):
+def test_moment_after_an_early_stop_raises_input_error(tmp_path):
     early = {"epochs": 30, "stop_after": 1, "lr": 1e-30, "methods": ["magnitude"]}  # nothing gets better
     assert run_sweep(settings_of(tmp_path, **early)).cells[0].trained.best_val_epoch == 1
     with pytest.raises(InputError, match=r"20ep; early stopping ended the dense training of seed 0 after 2 epochs"):
         run_sweep(settings_of(tmp_path, find_at=["20ep"], name="late", **early))
 
 
-def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_methods(tmp_path):
+def test_sweep_crosses_weights_and_temperatures_of_distillation_for_all_methods(tmp_path):
     crossed = {"retrain_distill": [0.0, 0.5], "retrain_temperature": [1.0, 4.0], "seeds": 2}
     result = run_sweep(settings_of(tmp_path, "multilabel", "labels_net", **crossed))
     assert len(list((tmp_path / "runs" / "dense").iterdir())) == 2  # one per seed: all cells share it
@@ -205,7 +205,7 @@ def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_metho
     assert set(rows) == {(method, w, "" if t is None else str(t)) for method, _, w, t in points}
 
 
-def test_temperatures_without_distillation_are_refused(tmp_path):
+def test_temperature_without_distillation_raises_input_error(tmp_path):
     with pytest.raises(InputError, match=r"retrain_temperature: 2; there is no distillation: give retrain_distill"):
         settings_of(tmp_path, retrain_temperature=[2.0])
     with pytest.raises(InputError, match=r"retrain_temperature: 1 2; distillation of regression has no temperature"):
@@ -215,7 +215,7 @@ def test_temperatures_without_distillation_are_refused(tmp_path):
 LOOP = {"train_fn": f"{OWN}:own_loop", "batch_size": 64}  # the loop has batches of its own
 
 
-def test_a_training_loop_of_ones_own_trains_dense_and_masked_networks(tmp_path):
+def test_user_training_loop_trains_dense_and_masked_networks(tmp_path):
     flat = {"methods": ["magnitude", "annealing"], "schedule": ["one_shot", "lottery_ticket"]}
     flat |= {"rounds": [2], "control": ["reinit"]}
     result = run_sweep(settings_of(tmp_path / "one", **LOOP | flat))
@@ -252,7 +252,7 @@ def test_a_training_loop_of_ones_own_trains_dense_and_masked_networks(tmp_path):
         ({"find_at": ["1ep"]}, r"find_at or rewind_to: 1ep; with train_fn there are only the moments 0 and end"),
     ],
 )
-def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tmp_path):
+def test_user_training_loop_with_unsupported_settings_raises_input_error(flat, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run_sweep(settings_of(tmp_path, **LOOP | flat))
 
@@ -268,6 +268,6 @@ def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tm
         ({"dense": "missing.pt"}, "missing.pt"),
     ],
 )
-def test_what_needs_no_data_is_checked_before_the_data_is_read(flat, message, tmp_path):
+def test_settings_independent_of_data_are_checked_before_the_data_is_read(flat, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run_sweep(settings_of(tmp_path, "unread", **flat))

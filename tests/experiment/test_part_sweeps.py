@@ -1,4 +1,4 @@
-"""Sweeps of blocks, of blocks and filters together, and of 2:4 masks: run, reported, and refused where they must be."""
+"""Sweeps of block masks, of block and filter masks together (union), and of 2:4 masks, and their input errors."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def settings(folder, **flat):
 
 
 @pytest.mark.parametrize("granularity", ["block", "union", "nm"])
-def test_the_usual_methods_run_and_are_reported(granularity, tmp_path):
+def test_default_methods_of_block_union_and_nm_masks_run_and_are_reported(granularity, tmp_path):
     flat = {"granularity": granularity} if granularity == "nm" else {"granularity": granularity, "sparsity": [0.5]}
     own = settings(tmp_path, **flat)
     assert own.sweep.methods == METHODS[granularity]
@@ -71,7 +71,7 @@ def test_the_usual_methods_run_and_are_reported(granularity, tmp_path):
     assert (result.path / "report.html").exists() or any(result.path.rglob("*.html"))
 
 
-def test_pruned_networks_of_a_sweep_come_back(tmp_path):
+def test_pruned_networks_of_a_union_sweep_load_with_equal_accuracy_and_cost(tmp_path):
     result = run_sweep(settings(tmp_path, granularity="union", methods=["taylor"], sparsity=[0.5]))
     [cell], [folder] = result.cells, result.folders
     data = ms.load_data("digits")
@@ -93,7 +93,7 @@ def test_pruned_networks_of_a_sweep_come_back(tmp_path):
     ],
     ids=["caps", "iterative", "gradual", "warm start"],
 )
-def test_schedules_and_bounds_work(granularity, flat, tmp_path):
+def test_block_and_union_masks_work_with_schedules_and_caps(granularity, flat, tmp_path):
     result = run_sweep(settings(tmp_path, granularity=granularity, **flat))
     for cell in result.cells:
         if "max_macs" in flat:
@@ -102,7 +102,7 @@ def test_schedules_and_bounds_work(granularity, flat, tmp_path):
             assert cell.mask.density == pytest.approx(0.5, abs=0.01)
 
 
-def test_searches_of_blocks_go_on_in_later_rounds(tmp_path):
+def test_searches_of_blocks_continue_in_later_rounds(tmp_path):
     flat = {"schedule": ["iterative"], "methods": ["annealing"], "rounds": [2], "sparsity": [0.5]}
     [cell] = run_sweep(settings(tmp_path, granularity="block", **flat)).cells
     assert [round_.mask.kept for round_ in cell.rounds] == [3, 2]
@@ -132,12 +132,12 @@ def test_searches_of_blocks_go_on_in_later_rounds(tmp_path):
         ),
     ],
 )
-def test_what_has_no_meaning_is_refused_before_any_work(flat, message, tmp_path):
+def test_granularity_with_unsupported_settings_raises_input_error(flat, message, tmp_path):
     with pytest.raises(InputError, match=message):
         settings(tmp_path, **flat)
 
 
-def test_a_change_of_granularity_brings_its_usual_values(tmp_path):
+def test_change_of_granularity_brings_its_default_values(tmp_path):
     nm = settings(tmp_path, granularity="nm")
     weights = nm.with_changes({"sweep": {"granularity": "weight"}})
     assert weights.sweep.sparsity == Settings().sweep.sparsity
@@ -145,7 +145,7 @@ def test_a_change_of_granularity_brings_its_usual_values(tmp_path):
     assert weights.with_changes({"sweep": {"granularity": "union"}}).scope == "layerwise"
 
 
-def test_networks_without_blocks_are_refused(tmp_path):
+def test_network_without_blocks_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="no residual branch"):
         run_sweep(settings(tmp_path, granularity="block", model="lenet_300_100:0.1"))
     assert torch.get_default_dtype() == torch.float32

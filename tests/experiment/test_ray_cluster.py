@@ -48,7 +48,7 @@ def cluster(monkeypatch):
         cluster.shutdown()
 
 
-def test_a_sweep_goes_on_when_a_node_is_removed(cluster, tmp_path):
+def test_sweep_continues_when_a_ray_node_is_removed(cluster, tmp_path):
     inline = results(run_sweep(settings_in(tmp_path / "inline", executor="inline", **SWEEP)).path.parent)
     node = cluster.add_node(num_cpus=1)
     removing = Removing(cluster, node)

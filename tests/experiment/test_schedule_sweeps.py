@@ -1,4 +1,4 @@
-"""Every row of the schedules' table in small sweeps: masks nest, counts are exact, zeros stay, moments are true."""
+"""Every schedule in small sweeps: masks are nested, densities exact, pruned weights zero, metrics match weights."""
 
 from itertools import pairwise
 from types import SimpleNamespace
@@ -65,7 +65,7 @@ def cell(request, finished):
     return finished[request.param]
 
 
-def test_metrics_and_files_tell_of_the_same_rounds(cell):
+def test_metrics_match_the_files_of_every_round(cell):
     metrics = cell.metrics
     row, rounds = SCHEDULES[metrics.schedule], metrics.rounds
     assert len(rounds) == metrics.n_rounds == (ROUNDS if row.rounds > 1 else 1)
@@ -85,7 +85,7 @@ def test_metrics_and_files_tell_of_the_same_rounds(cell):
     assert not list(cell.folder.rglob("retraining.safetensors"))
 
 
-def test_masks_nest_and_keep_just_as_much_as_their_density_says(cell):
+def test_masks_are_nested_and_keep_exact_density(cell):
     space = cell.space
     for mask, density in zip(cell.masks, round_densities(DENSITY, len(cell.masks)), strict=True):
         assert mask.n_kept == space.count(density)
@@ -95,7 +95,7 @@ def test_masks_nest_and_keep_just_as_much_as_their_density_says(cell):
         assert not (after.bits & ~before.bits).any()
 
 
-def test_what_is_pruned_is_exactly_zero_after_every_training(cell):
+def test_pruned_weights_stay_exactly_zero_after_every_training(cell):
     for mask, place, whole in zip(cell.masks, cell.places, cell.trained, strict=True):
         saved = cell.raw(place)
         keep = cell.space.parameter_masks(mask)
@@ -107,7 +107,7 @@ def test_what_is_pruned_is_exactly_zero_after_every_training(cell):
             assert bits.ndim == 1 or (whole[name][bits] != 0).any()
 
 
-def test_accuracies_are_those_of_the_weights_that_they_are_said_to_be_of(cell):
+def test_recorded_accuracies_match_the_saved_weights(cell):
     metrics, data = cell.metrics, small_data()
     known = cell.moment(metrics.find_at)
     rounds = zip(metrics.rounds, cell.places, cell.masks, cell.trained, strict=True)
@@ -132,7 +132,7 @@ def test_accuracies_are_those_of_the_weights_that_they_are_said_to_be_of(cell):
             assert same(cell.raw(place), cell.drawn(moments["untrained"], mask))
 
 
-def test_all_rows_are_here(finished):
+def test_every_schedule_is_tested(finished):
     assert {schedule for _, _, schedule in finished} == set(SCHEDULES)
     moments = {cell.metrics.rounds[-1].found.test_loss for cell in finished.values()}
     assert len(moments) > 20  # the tests above compare different things
@@ -149,7 +149,7 @@ def test_schedules_without_the_network_slimming_term_share_a_dense_network(finis
 
 @pytest.mark.parametrize("schedule", [name for name in IN_ROUNDS if SCHEDULES[name].trains_between])
 @pytest.mark.parametrize("scope", ["global", "layerwise"])
-def test_lenet_three_rounds_of_seventy_percent_leave_two_point_seven(schedule, scope, tmp_path):
+def test_three_rounds_of_seventy_percent_keep_two_point_seven_percent_of_lenet(schedule, scope, tmp_path):
     """The published prune-and-fine-tune: every round removes p of what is alive, in every layer if it ranks there."""
     [cell] = sweep_in(
         tmp_path, schedule=[schedule], rounds=[3], sparsity=[0.973], scope=scope, retrain_epochs=1, between_epochs=0
@@ -167,7 +167,7 @@ def test_lenet_three_rounds_of_seventy_percent_leave_two_point_seven(schedule, s
 
 
 @pytest.mark.parametrize("method", ["random", "magnitude", "mag_sign"])
-def test_multi_shot_is_one_shot_for_criteria_that_rank_the_same_in_every_round(method, tmp_path):
+def test_multi_shot_equals_one_shot_for_criteria_with_constant_ranks(method, tmp_path):
     one, many = sweep_in(
         tmp_path, methods=[method], schedule=["one_shot", "multi_shot"], rounds=[5], rewind_to=["0"], save_at=["1ep"]
     )
@@ -178,14 +178,14 @@ def test_multi_shot_is_one_shot_for_criteria_that_rank_the_same_in_every_round(m
     assert len(list(many.folder.rglob("retrained_1ep.safetensors"))) == 1
 
 
-def test_multi_shot_lets_criteria_look_again(tmp_path):
+def test_multi_shot_ranks_again_in_every_round(tmp_path):
     """SNIP's gradients are those of the network that earlier rounds have left (de Jorge et al. 2021)."""
     one, many = sweep_in(tmp_path, methods=["snip"], schedule=["one_shot", "multi_shot"], rounds=[3])
     assert one.mask != many.mask
     assert one.mask.n_kept == many.mask.n_kept
 
 
-def test_rounds_rank_the_weights_that_the_last_training_has_left(tmp_path):
+def test_each_round_ranks_the_weights_of_the_previous_training(tmp_path):
     [cell] = sweep_in(tmp_path, schedule=["iterative"], rounds=[3], sparsity=[0.875])
     found_at = [cell.moment("end"), *cell.trained[:-1]]
     alive = None
@@ -194,7 +194,7 @@ def test_rounds_rank_the_weights_that_the_last_training_has_left(tmp_path):
         alive = mask
 
 
-def test_one_round_is_one_shot(tmp_path):
+def test_iterative_with_a_single_round_equals_one_shot(tmp_path):
     one, rounds = sweep_in(
         tmp_path, methods=["magnitude"], schedule=["one_shot", "iterative"], rounds=[1], rewind_to=["none"]
     )
@@ -202,7 +202,7 @@ def test_one_round_is_one_shot(tmp_path):
     assert same(one.raw(), rounds.raw())
 
 
-def test_no_rounds_leave_the_dense_networks_alone(tmp_path):
+def test_zero_rounds_train_only_the_dense_networks(tmp_path):
     result = run_sweep(settings_in(tmp_path, rounds=[0], seeds=2, save_at=["1ep"], control=["shuffle"]))
     assert (result.cells, result.folders) == ([], [])
     assert [metrics.seed for metrics in result.dense] == [0, 1]
@@ -222,7 +222,7 @@ def test_no_rounds_leave_the_dense_networks_alone(tmp_path):
     assert all((folder / "weights_3it.safetensors").exists() for folder in folders)
 
 
-def test_the_dense_network_alone_is_the_one_of_its_schedule(tmp_path):
+def test_zero_rounds_train_the_dense_network_of_each_schedule(tmp_path):
     result = run_sweep(settings_in(tmp_path, model=WHOLE, rounds=[0], schedule=["network_slimming", "early_bird"]))
     trainings = [
         read_json(folder / "settings.json")["identity"]["training"]
@@ -232,7 +232,7 @@ def test_the_dense_network_alone_is_the_one_of_its_schedule(tmp_path):
     assert len(result.dense) == 2
 
 
-def test_layers_have_the_sparsity_that_is_asked_for(tmp_path):
+def test_layer_sparsity_gives_layers_their_exact_density(tmp_path):
     methods = ["magnitude", "snip", "random", "edge_popup"]
     cells = sweep_in(tmp_path, methods=methods, layer_sparsity=["fc1=0.9", "fc3=0"], sparsity=[0.5], retrain_epochs=0)
     for cell in cells:
@@ -242,7 +242,7 @@ def test_layers_have_the_sparsity_that_is_asked_for(tmp_path):
     assert len({cell.mask for cell in cells}) == len(methods)
 
 
-def test_layers_with_a_sparsity_of_their_own_lose_an_equal_share_in_every_round(tmp_path):
+def test_layer_sparsity_is_reached_by_equal_shares_in_every_round(tmp_path):
     [cell] = sweep_in(
         tmp_path,
         methods=["random"],
@@ -262,30 +262,45 @@ def test_layers_with_a_sparsity_of_their_own_lose_an_equal_share_in_every_round(
 BAD = {
     "unknown layer": ({"layer_sparsity": ["fc9=0.5"]}, "unknown layer in density 'fc9'"),
     "a layer twice": ({"layer_sparsity": ["fc1=0.5", "fc1=0.6"]}, "layer_sparsity: fc1 fc1; each may be given once"),
-    "gradual layers": ({"layer_sparsity": ["fc1=0.5"], "schedule": ["gradual"]}, "layer_sparsity: .*gradual follows"),
-    "gradual in no time": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
-    "nothing to train": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),
-    "nothing to watch": ({"schedule": ["early_bird"], "epochs": 0}, "early_bird watches the dense training, and"),
-    "moment of a schedule": (
+    "layer_sparsity with gradual": (
+        {"layer_sparsity": ["fc1=0.5"], "schedule": ["gradual"]},
+        "layer_sparsity: .*gradual follows",
+    ),
+    "gradual without retraining": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
+    "gradual without training": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),
+    "early_bird without training": (
+        {"schedule": ["early_bird"], "epochs": 0},
+        "early_bird watches the dense training, and",
+    ),
+    "find_at with early_bird": (
         {"schedule": ["early_bird"], "find_at": ["1ep"]},
         "find_at: 1ep; early_bird decides when masks are found",
     ),
-    "a method's moment": ({"schedule": ["gradual"], "methods": ["snip@1ep"]}, "find_at: 1ep; gradual decides when"),
-    "a late moment": ({"methods": ["random@3ep"]}, "3ep is longer than the training"),
-    "a late moment in steps": ({"methods": ["random"], "find_at": ["99it"]}, "99it is longer than the training"),
+    "moment of a method with gradual": (
+        {"schedule": ["gradual"], "methods": ["snip@1ep"]},
+        "find_at: 1ep; gradual decides when",
+    ),
+    "a moment after the end": ({"methods": ["random@3ep"]}, "3ep is longer than the training"),
+    "a moment after the end in steps": (
+        {"methods": ["random"], "find_at": ["99it"]},
+        "99it is longer than the training",
+    ),
     "save_at": ({"save_at": ["3ep"]}, "3ep is longer than the training"),
     "save_at of dense networks": ({"save_at": ["3ep"], "rounds": [0]}, "3ep is longer than the training"),
-    "no scales to slim": ({"schedule": ["network_slimming"]}, "has no BatchNorm scale"),
-    "no scales at all": ({"schedule": ["network_slimming"], "rounds": [0]}, "has no BatchNorm scale"),
-    "no scales to rank": (
+    "slimming without BatchNorm": ({"schedule": ["network_slimming"]}, "has no BatchNorm scale"),
+    "slimming of a dense network without BatchNorm": (
+        {"schedule": ["network_slimming"], "rounds": [0]},
+        "has no BatchNorm scale",
+    ),
+    "bn_scale without BatchNorm": (
         {"model": "conv2:0.1", "granularity": "filter", "methods": ["bn_scale"]},
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
-    "no scales to start from": (
+    "warm start by bn_scale without BatchNorm": (
         {"model": "conv2:0.1", "granularity": "filter", "methods": ["annealing"], "warm_start": "bn_scale"},
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
-    "images of saliencies": (
+    "examples_per_class above the class size": (
         {"methods": ["optuna_tpe"], "saliencies": ["snip"], "examples_per_class": 500},
         "examples_per_class: 500; the smallest class",
     ),
@@ -293,7 +308,7 @@ BAD = {
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},
         "annealing can't hold layer_sparsity in several rounds",
     ),
-    "a control without rounds of its own": (
+    "a control of iterative pruning without rewinding": (
         {"methods": ["magnitude"], "schedule": ["iterative"], "control": ["shuffle"]},
         "control: shuffle; iterative with rewind_to none retrains",
     ),
@@ -312,7 +327,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("flat", "message"), BAD.values(), ids=BAD)
-def test_mistakes_are_told_before_any_work(flat, message, tmp_path):
+def test_schedule_sweep_with_wrong_settings_raises_input_error_before_any_work(flat, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         run_sweep(settings_in(tmp_path, **flat))
     assert "\n" not in str(caught.value)
@@ -320,7 +335,7 @@ def test_mistakes_are_told_before_any_work(flat, message, tmp_path):
 
 
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative", "lottery_ticket", "gradual", "rigl"])
-def test_a_retraining_that_diverges_ends_no_sweep(schedule, tmp_path):
+def test_diverged_retraining_does_not_end_the_sweep(schedule, tmp_path):
     cells = sweep_in(
         tmp_path, schedule=[schedule], retrain_lr=[1e30, 0.1], **({"rounds": [2]} if schedule in IN_ROUNDS else {})
     )
@@ -331,7 +346,7 @@ def test_a_retraining_that_diverges_ends_no_sweep(schedule, tmp_path):
     assert torch.isfinite(torch.stack([w.sum() for w in good.raw().values()])).all()
 
 
-def test_the_best_dense_weights_are_those_of_the_best_epoch_by_validation(tmp_path):
+def test_best_dense_weights_come_from_the_best_validation_epoch(tmp_path):
     """A rate so high that the last epoch is not the best."""
     [cell] = sweep_in(tmp_path, methods=["random"], sparsity=[0.2], epochs=5, lr=0.5, retrain_epochs=0)
     best, end = cell.moment("best"), cell.moment("end")
@@ -345,7 +360,7 @@ def test_the_best_dense_weights_are_those_of_the_best_epoch_by_validation(tmp_pa
 
 
 @pytest.mark.parametrize("method", ["movement", "mag_sign", "lamp"])
-def test_criteria_for_which_a_zeroed_weight_is_worth_something_keep_within_what_is_alive(method, tmp_path):
+def test_later_rounds_of_criteria_that_favour_zeroed_weights_keep_masks_nested(method, tmp_path):
     """A pruned weight has moved all the way from its initial value to zero."""
     [cell] = sweep_in(tmp_path, methods=[method], schedule=["lottery_ticket"], rounds=[2], retrain_epochs=1)
     first, second = cell.masks

@@ -1,4 +1,4 @@
-"""What searches are given in sweeps: saliencies, starts, short trainings, connected masks; what is refused."""
+"""Searches in sweeps: saliencies, warm starts, short trainings, connected masks, and input errors."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive
 
 
-def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_path):
+def test_mixture_starts_with_the_masks_of_its_criteria(tmp_path):
     [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE, budget=3)
     criteria = sweep_in(tmp_path, methods=["magnitude@end", "snip@0"], sparsity=[0.9], on_empty="keep_one", name="c")
     rows = list(read_rows(cell.folder))
@@ -33,13 +33,13 @@ def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_pa
     ],
     ids=["eda", "blocks", "mixture"],
 )
-def test_layers_with_sparsities_of_their_own_are_searched(searches, tmp_path):
+def test_searches_keep_the_sparsity_of_layers_set_by_layer_sparsity(searches, tmp_path):
     cells = sweep_in(tmp_path, sparsity=[0.8, 0.9], layer_sparsity=["fc3=0.5"], on_empty="keep_one", **searches)
     assert [cell.mask.densities()["fc3"] for cell in cells] == pytest.approx([0.5, 0.5])
     assert [cell.mask.densities()["fc1"] for cell in cells] == pytest.approx([0.2, 0.1], abs=0.001)
 
 
-def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
+def test_constant_outputs_are_counted_and_reported(tmp_path, capsys):
     few = {"methods": ["random"], "layer_sparsity": ["fc3=0.98"], "sparsity": [0.5]}  # 2 of 100 weights
     with ProgressBars(Console(width=200)) as bars:
         [cut] = run_sweep([settings_in(tmp_path, **few)], bars).cells
@@ -49,13 +49,13 @@ def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
     assert capsys.readouterr().out.count(f"{cut.trained.constant_outputs} outputs are constant") == 1
 
 
-def test_a_search_starts_from_a_criterions_mask(tmp_path):
+def test_annealing_starts_from_the_warm_start_mask(tmp_path):
     [cell] = sweep_in(tmp_path, methods=["annealing"], warm_start="magnitude@end", find_at=["0"], budget=1)
     trained = cell.build(cell.moment("end"))
     assert cell.mask == select("magnitude", trained, cell.space, density=0.25, on_empty="allow")
 
 
-def test_short_trainings_start_where_the_retraining_starts(tmp_path):
+def test_short_trainings_start_from_the_rewound_weights(tmp_path):
     [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE, **SHORT, rewind_to=["1ep"])
     data = small_data()
     scorer = ShortTraining(
@@ -74,7 +74,7 @@ def test_short_trainings_start_where_the_retraining_starts(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
-def test_connected_masks_have_no_dead_ends(tmp_path, method):
+def test_connected_masks_have_no_dead_units(tmp_path, method):
     flat = TRAINED | {"methods": [method], "sparsity": [0.97], "saliencies": ["magnitude"], "on_empty": "allow"}
     plain, connected = (sweep_in(tmp_path, **flat, connected=on, name=f"{on}".lower())[0] for on in (False, True))
     connectivity = Connectivity(plain.build(), plain.space, torch.zeros(1, 1, 8, 8))
@@ -83,22 +83,22 @@ def test_connected_masks_have_no_dead_ends(tmp_path, method):
     assert plain.mask.n_kept == connected.mask.n_kept
 
 
-def test_who_watches_hears_of_every_round_s_search(tmp_path):
-    heard = []
+def test_callback_receives_the_search_of_every_round(tmp_path):
+    calls_seen = []
 
-    class Listening(SweepCallback):
+    class RecordsCalls(SweepCallback):
         def search_begins(self, cell):
-            heard.append("search")
+            calls_seen.append("search")
 
         def retraining_begins(self, cell, epochs):
-            heard.append("retraining")
+            calls_seen.append("retraining")
 
     schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1}
-    sweep_in(tmp_path, callback=Listening(), methods=["annealing"], budget=12, **schedule)
-    assert heard == ["search", "retraining"] * 2
+    sweep_in(tmp_path, callback=RecordsCalls(), methods=["annealing"], budget=12, **schedule)
+    assert calls_seen == ["search", "retraining"] * 2
 
 
-def test_proposals_come_so_many_at_once(tmp_path, monkeypatch):
+def test_searcher_proposes_as_many_masks_at_once_as_set(tmp_path, monkeypatch):
     asked = []
     ask = RandomSearch.ask
     monkeypatch.setattr(RandomSearch, "ask", lambda self, n=1: asked.append(n) or ask(self, n))
@@ -106,7 +106,7 @@ def test_proposals_come_so_many_at_once(tmp_path, monkeypatch):
     assert asked == [3, 3, 2]
 
 
-def test_several_scorers_find_the_same_for_any_number_of_them(tmp_path):
+def test_search_is_equal_for_two_and_three_scorers(tmp_path):
     shared = {"methods": ["evolution"], "find_at": ["end"], "budget": 9, "proposals": 3}
     found = [
         [(row.mask_hash, row.score.value, row.score.images) for row in read_rows(cell.folder)]
@@ -117,13 +117,13 @@ def test_several_scorers_find_the_same_for_any_number_of_them(tmp_path):
     assert len(found[0]) == 9
 
 
-def test_they_search_units_that_rounds_have_left_as_they_finish(tmp_path):
+def test_scorers_as_finished_search_every_round(tmp_path):
     rounds = {"methods": ["annealing"], "schedule": ["iterative"], "rounds": [2], "find_at": ["end"]}
     [cell] = sweep_in(tmp_path, scorers=2, scorer_order="as_finished", **rounds)
     assert [len(read_rows(path.parent)) for path in cell.folder.rglob("history.jsonl")] == [6, 6]
 
 
-def test_a_short_training_ends_before_a_plateau(tmp_path):
+def test_short_training_ignores_the_plateau_schedule(tmp_path):
     one, other = (
         sweep_in(tmp_path, **SHORT, methods=["annealing"], lr_schedule=name, name=name)[0]
         for name in ("plateau", "constant")
@@ -131,7 +131,7 @@ def test_a_short_training_ends_before_a_plateau(tmp_path):
     assert one.metrics.score.search_score == other.metrics.score.search_score
 
 
-def test_seeds_begin_at_the_first(tmp_path):
+def test_seeds_start_at_first_seed(tmp_path):
     cells = sweep_in(tmp_path, seeds=2, first_seed=7)
     assert [cell.metrics.seed for cell in cells] == [7, 8]
 
@@ -226,14 +226,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
+def test_search_with_wrong_settings_raises_input_error_before_any_work(tmp_path, message):
     with pytest.raises(InputError, match=message) as caught:
         run_sweep(settings_in(tmp_path, **WRONG[message]))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-class TestStarts:
+class TestDefaultWarmStarts:
     """``masksearch run`` starts searches on trained weights from a criterion's mask, as ``ms.find_mask`` does."""
 
     def starts(self, *flags):
@@ -242,7 +242,7 @@ class TestStarts:
             (cell.method, cell.find_at, cell.settings.search.warm_start) for cell in grid(settings) if cell.searches
         ]
 
-    def test_on_trained_weights_alone(self):
+    def test_only_searches_on_trained_weights_have_a_default_warm_start(self):
         flags = ["--methods", "annealing", "evolution", "annealing_thesis_mlp", "--find-at", "0", "end"]
         assert self.starts(*flags) == [
             ("annealing", "0", None),
@@ -255,7 +255,7 @@ class TestStarts:
         filters = ["--granularity", "filter", "--model", "lenet5", "--methods", "annealing@2ep", "annealing"]
         assert self.starts(*filters) == [("annealing", "2ep", "fpgm"), ("annealing", "0", None)]
 
-    def test_unless_told_otherwise(self):
+    def test_warm_start_flag_replaces_the_default_warm_start(self):
         flags = ["--methods", "annealing@end", "--warm-start"]
         assert [start for *_, start in self.starts(*flags, "none")] == [None]
         assert [start for *_, start in self.starts(*flags, "snip:erk")] == ["snip:erk"]
@@ -263,14 +263,14 @@ class TestStarts:
         [settings] = parse([*capped, "--seeds", "1", "--model", "lenet5"], "masksearch run")
         assert [cell.settings.search.warm_start for cell in grid(settings)] == [None, "fpgm"]  # of a front, and one
 
-    def test_that_recipes_and_sweeps_in_python_do_not_have(self):
+    def test_recipes_and_python_sweeps_have_no_default_warm_start(self):
         for part in load_recipe("thesis_cnn"):
             assert all(cell.settings.search.warm_start is None for cell in grid(part))
         flat = {"methods": ["annealing"], "find_at": ["end"], "sparsity": [0.5], "seeds": 1}
         [cell] = grid(Settings().updated(flat, "test"))
         assert "search" not in cell.identity["settings"]
 
-    def test_with_the_identity_of_the_criterion_that_is_given(self, tmp_path):
+    def test_default_warm_start_has_the_identity_of_the_explicit_criterion(self, tmp_path):
         flat = {"methods": ["annealing@end"], "budget": 2}
         usual, given = (settings_in(tmp_path, **flat, warm_start=start) for start in ("auto", "magnitude"))
         assert [cell.identity for cell in grid(usual)] == [cell.identity for cell in grid(given)]

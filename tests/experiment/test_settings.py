@@ -1,4 +1,4 @@
-"""Settings: every mistake gets one line that names it; recipes are settings by name."""
+"""Settings: every mistake raises an input error of a single line; recipes are named settings."""
 
 import dataclasses
 import re
@@ -40,7 +40,7 @@ BAD_SWEEPS = {
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_SWEEPS.values(), ids=BAD_SWEEPS)
-def test_bad_sweeps(change, message):
+def test_wrong_sweep_settings_raise_input_error(change, message):
     with pytest.raises(InputError, match=message) as caught:
         SweepSettings(**change)
     assert "\n" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_bad_sweeps(change, message):
     ],
     ids=str,
 )
-def test_bad_groups(group, change, message):
+def test_wrong_settings_of_other_groups_raise_input_error(group, change, message):
     with pytest.raises(InputError, match=message):
         group(**change)
 
@@ -93,7 +93,7 @@ def test_bad_groups(group, change, message):
     [{"sweep": SweepSettings(find_at=("0", "11ep"))}, {"schedules": ScheduleSettings(rewind_to=("11ep",))}],
     ids=["find_at", "rewind_to"],
 )
-def test_moments_after_the_training_are_errors(change):
+def test_moments_after_the_end_of_training_raise_input_error(change):
     with pytest.raises(InputError, match="11ep is longer than the training of 10ep"):
         Settings(train=TrainSettings(epochs=10), **change)
     Settings(train=TrainSettings(epochs=11), **change)
@@ -110,18 +110,18 @@ def test_moments_after_the_training_are_errors(change):
     ],
     ids=str,
 )
-def test_schedules_that_do_not_fit_the_rest(flat, message):
+def test_schedules_with_incompatible_settings_raise_input_error(flat, message):
     with pytest.raises(InputError, match=message) as caught:
         Settings().updated(flat, "here")
     assert "\n" not in str(caught.value)
 
 
-def test_methods_are_the_tables():
+def test_methods_are_unique_and_include_searches_and_criteria():
     assert {"annealing", "random_search", "magnitude", "mag_sign", "snip", "random"} <= set(methods())
     assert len(set(methods())) == len(methods())
 
 
-def test_updated_finds_the_group_of_every_name():
+def test_updated_finds_the_group_of_every_setting():
     flat = {"sparsity": [0.5], "epochs": 3, "examples_per_class": 2, "name": "x", "annealing": {"radius_start": 0.5}}
     settings = Settings().updated(flat, "here")
     assert settings.sweep.sparsity == (0.5,)
@@ -130,7 +130,7 @@ def test_updated_finds_the_group_of_every_name():
     assert settings.updated({}, "here") == settings
 
 
-def test_names_belong_to_one_group():
+def test_each_setting_name_belongs_to_a_single_group():
     names = [
         item.name for group in dataclasses.fields(Settings()) for item in dataclasses.fields(group.default_factory)
     ]
@@ -149,13 +149,13 @@ def test_names_belong_to_one_group():
     ],
     ids=str,
 )
-def test_updates_that_do_not_fit(flat, message):
+def test_updated_with_wrong_keys_or_values_raises_input_error(flat, message):
     with pytest.raises(InputError, match=message):
         Settings().updated(flat, "recipe 'x'")
 
 
 @pytest.mark.parametrize("name", REMOVED)
-def test_a_removed_setting_gets_its_sentence(name):
+def test_removed_setting_raises_input_error_with_its_reason(name):
     group, _, inner = name.rpartition(".")
     flat = {group: {inner: 1}} if group else {name: 1}
     message = re.escape(f"{name} in recipe 'x': {REMOVED[name]}")
@@ -163,14 +163,14 @@ def test_a_removed_setting_gets_its_sentence(name):
         Settings().updated(flat, "recipe 'x'")
 
 
-def test_a_removed_setting_in_an_old_run_folder_gets_its_sentence():
+def test_removed_setting_in_an_old_run_folder_raises_input_error_with_its_reason():
     old = Settings().as_dict()
     old["scoring"] |= {"subsets": "fixed", "subset_stages": 4}
     with pytest.raises(InputError, match=r"^subsets in settings: removed after 0\.1\.0: .* docs/results/tried\.md$"):
         Settings.from_dict(old)
 
 
-def test_removed_settings_are_no_settings():
+def test_removed_settings_are_absent_from_settings():
     names = set()
     for group, values in Settings().as_dict().items():
         names |= {f"{group}.{name}" if group in NESTED else name for name in values}
@@ -187,14 +187,14 @@ def test_every_recipe_loads_at_every_scale(name, scale):
     assert "\n" not in text
 
 
-def test_scales_differ():
+def test_scales_of_a_recipe_differ():
     name = recipe_names()[0]
     assert len({repr(load_recipe(name, scale)) for scale in SCALES}) == len(SCALES)
 
 
 @pytest.fixture
 def own_recipe(tmp_path, monkeypatch):
-    """Writes recipes where the package looks for its own."""
+    """Write a recipe into the folder that the package reads recipes from."""
     monkeypatch.setattr(recipes, "files", lambda package: tmp_path)
     return lambda text: (tmp_path / "own.toml").write_text(text)
 
@@ -209,14 +209,14 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(("text", "message"), RECIPES.values(), ids=RECIPES)
-def test_recipes_with_mistakes(own_recipe, text, message):
+def test_recipe_with_mistakes_raises_input_error(own_recipe, text, message):
     own_recipe(text)
     with pytest.raises(InputError, match=message) as caught:
         load_recipe("own")
     assert "\n" not in str(caught.value)
 
 
-def test_a_scale_overrides_the_recipe(own_recipe):
+def test_scale_overrides_the_recipe(own_recipe):
     own_recipe("[settings]\nepochs = 3\nbudget = 7\n[scale.cpu]\nepochs = 4")
     [part] = load_recipe("own", "cpu")
     assert (part.train.epochs, part.sweep.budget) == (4, 7)
@@ -233,14 +233,14 @@ def test_parts_override_the_recipe_and_its_scales(own_recipe):
     assert [p.run.name for p in parts] == ["own_cpu", "own_cpu_second"]
 
 
-def test_unknown_recipes_and_scales():
+def test_unknown_recipe_or_scale_raises_input_error():
     with pytest.raises(InputError, match="unknown recipe"):
         load_recipe("no_such_recipe")
     with pytest.raises(InputError, match="unknown scale 'cup': did you mean 'cpu'"):
         load_recipe(recipe_names()[0], "cup")
 
 
-def test_a_choice_of_layers_is_for_weight_masks():
+def test_layers_setting_with_filter_masks_raises_input_error():
     flat = {"granularity": "filter", "methods": ["random"], "layers": "conv"}
     with pytest.raises(InputError, match="layers: conv; it chooses layers of weight masks"):
         Settings().updated(flat, "test")

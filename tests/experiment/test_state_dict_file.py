@@ -1,4 +1,4 @@
-"""Dense networks from files: the same results as the sweep that trained them, or one line that says why not."""
+"""Dense networks from files: the same results as the sweep that trained them, or an input error."""
 
 import pickle
 
@@ -37,7 +37,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_weights(name, tmp_path):
+def test_every_file_format_gives_equal_weights(name, tmp_path):
     FORMATS[name](tmp_path / "net.pt", state())
     [path] = tmp_path.iterdir()
     found = read_weights_file(path, model_of(0))
@@ -47,7 +47,7 @@ def test_every_format_gives_the_weights(name, tmp_path):
     assert same(model.state_dict(), wanted)
 
 
-def test_a_counter_that_older_files_lack_is_no_matter(tmp_path):
+def test_missing_batch_norm_counters_in_old_files_are_filled_in(tmp_path):
     weights = model_of(name="tiny_residual").state_dict()
     old = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     assert len(old) < len(weights)
@@ -57,7 +57,7 @@ def test_a_counter_that_older_files_lack_is_no_matter(tmp_path):
 
 
 class Code:
-    """What runs something when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return print, ("executed",)
@@ -79,12 +79,12 @@ BAD = {
         "has a torch.Complex.* for 'fc1.bias'",
     ),
     "sparse": (changed(**{"fc1.bias": torch.zeros(30).to_sparse()}), "has a torch.sparse.* for 'fc1.bias'"),
-    "nowhere": (changed(**{"fc1.bias": torch.zeros(30, device="meta")}), "for 'fc1.bias'; a dense"),
+    "meta device": (changed(**{"fc1.bias": torch.zeros(30, device="meta")}), "for 'fc1.bias'; a dense"),
     "empty": ({}, "has nothing for 'fc1.weight'"),
     "a list": ([torch.zeros(3)], "holds no state dict"),
     "a tensor": (torch.zeros(3), "holds no state dict"),
-    "a number in it": (changed(epoch=3), "holds no state dict"),
-    "two wrappings": ({"state_dict": {"state_dict": state()}}, "holds no state dict"),
+    "a number beside tensors": (changed(epoch=3), "holds no state dict"),
+    "a nested state_dict": ({"state_dict": {"state_dict": state()}}, "holds no state dict"),
     "a network": (
         nn.Linear(2, 2),
         "it holds other objects than tensors and containers, which are not loaded for safety",
@@ -98,7 +98,7 @@ BAD = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("content", "message"), BAD.values(), ids=BAD)
-def test_what_does_not_fit_is_told_in_one_line_before_any_work(content, message, tmp_path, capsys):
+def test_dense_file_with_wrong_content_raises_input_error_before_any_work(content, message, tmp_path, capsys):
     path = tmp_path / "net.pt"
     torch.save(content, path)
     with pytest.raises(InputError, match=message) as caught:
@@ -126,7 +126,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [(n, *rest) for n, rest in FILES.items()], ids=FILES)
-def test_what_is_no_file_of_weights_is_told_in_one_line(name, content, message, tmp_path, capsys):
+def test_dense_file_that_cannot_be_read_raises_input_error_before_any_work(name, content, message, tmp_path, capsys):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -147,7 +147,7 @@ def test_what_is_no_file_of_weights_is_told_in_one_line(name, content, message, 
     ],
     ids=str,
 )
-def test_moments_that_no_file_knows_are_told_before_any_work(flat, tmp_path):
+def test_moments_absent_from_a_dense_file_raise_input_error_before_any_work(flat, tmp_path):
     torch.save(state(), tmp_path / "net.pt")
     with pytest.raises(InputError, match="a dense network from a file has only the moments 0 and end") as caught:
         run_sweep(settings_in(tmp_path, dense=str(tmp_path / "net.pt"), **flat))
@@ -155,7 +155,7 @@ def test_moments_that_no_file_knows_are_told_before_any_work(flat, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_results_are_those_of_the_sweep_that_trained_the_network(tmp_path):
+def test_sweep_with_a_dense_file_equals_the_sweep_that_trained_the_network(tmp_path):
     flat = {
         "methods": ["mag_sign", "annealing"],
         "find_at": ["end"],
@@ -182,7 +182,7 @@ def test_results_are_those_of_the_sweep_that_trained_the_network(tmp_path):
         }
 
 
-def test_another_content_of_the_same_file_is_another_network(tmp_path):
+def test_changed_content_of_a_dense_file_changes_the_cell_folder(tmp_path):
     path = tmp_path / "net.safetensors"
     folders = []
     for seed in (5, 6):
@@ -193,7 +193,7 @@ def test_another_content_of_the_same_file_is_another_network(tmp_path):
     assert folders[0] != folders[1]
 
 
-def test_a_network_from_a_file_can_stand_alone(tmp_path):
+def test_dense_file_with_zero_rounds_gives_only_the_dense_network(tmp_path):
     save_tensors(tmp_path / "net.safetensors", state())
     result = run_sweep(settings_in(tmp_path, dense=str(tmp_path / "net.safetensors"), rounds=[0], save_at=["1ep"]))
     assert result.cells == []

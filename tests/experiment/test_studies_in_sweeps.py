@@ -9,7 +9,7 @@ from masksearch.searching.history_store import read_rows
 from masksearch.utils.errors import InputError
 
 
-def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
+def test_optuna_study_is_stored_in_the_cell_folder_with_the_scores_of_the_search(tmp_path):
     [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     [name] = optuna.get_all_study_names(f"sqlite:///{cell.folder / 'optuna.db'}")
@@ -18,10 +18,10 @@ def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
     assert [trial.value for trial in study.trials] == pytest.approx(scores)
 
 
-def test_searches_of_one_storage_keep_a_study_each(tmp_path):
+def test_each_search_in_a_shared_storage_has_its_own_study(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     shared = {"methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one", "optuna": {"storage": url}}
-    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher can't tell these apart
+    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher doesn't distinguish these
     cells += sweep_in(tmp_path, **shared, find_at=["0"], objective="accuracy", name="other")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     stored = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
@@ -30,7 +30,7 @@ def test_searches_of_one_storage_keep_a_study_each(tmp_path):
     assert sorted([trial.value for trial in study.trials] for study in stored.values()) == sorted(wanted)
 
 
-def test_sweeps_of_one_study_search_together(tmp_path):
+def test_sweeps_with_a_shared_study_search_together(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     shared = {"methods": ["optuna_tpe"], "sparsity": [0.9, 0.8], "on_empty": "keep_one", "budget": 4}
     shared["optuna"] = {"storage": url, "study": "both"}
@@ -47,7 +47,7 @@ def test_sweeps_of_one_study_search_together(tmp_path):
         assert [cell.metrics.score.foreign_trials for cell in cells] == [0, 4]
 
 
-def test_what_does_not_change_scores_does_not_part_studies(tmp_path):
+def test_shared_study_depends_only_on_settings_that_change_scores(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     shared = {"methods": ["optuna_random"], "find_at": ["0"], "optuna": {"storage": url, "study": "both"}}
     sweep_in(tmp_path, **shared, budget=3)
@@ -58,7 +58,7 @@ def test_what_does_not_change_scores_does_not_part_studies(tmp_path):
     assert len(optuna.get_all_study_names(url)) == 2
 
 
-def test_nothing_is_written_to_a_shared_study_before_the_search(tmp_path):
+def test_shared_study_has_exactly_a_study_for_each_cell(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     blocks = {"parametrisation": "blocks", "storage": url, "study": "both"}
     layers = {"layer_sparsity": ["fc3=0.5"], "sparsity": [0.8, 0.9], "on_empty": "keep_one"}
@@ -68,7 +68,7 @@ def test_nothing_is_written_to_a_shared_study_before_the_search(tmp_path):
     assert all(name.startswith("both/optuna_random_s") for name in names)
 
 
-def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
+def test_shared_study_setting_does_not_change_other_searchers(tmp_path):
     url = f"sqlite:///{tmp_path / 'all.db'}"
     optuna_settings = {"storage": url, "study": "both"}
     [alone] = sweep_in(tmp_path, methods=["annealing"])
@@ -76,7 +76,7 @@ def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
     assert alone.mask == beside.mask
 
 
-def test_what_a_storage_lacks_is_said_without_its_password(tmp_path):
+def test_error_about_a_storage_hides_its_password(tmp_path):
     for url, message in (
         (f"sqlite:///{tmp_path}/no/folder.db", "unable to open database file.$"),
         ("postgresql://me:secret@localhost/x", "postgresql://me:...@localhost/x' can't be opened"),

@@ -1,4 +1,4 @@
-"""Sweeps: all cells end, nothing is done twice, mistakes are told before any work."""
+"""Sweeps: all cells end, nothing is done twice, wrong settings raise an input error before any work."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ def settings_in(folder, sweep=SWEEP, **groups):
 
 
 class Log(SweepCallback):
-    """Writes down what it hears of."""
+    """Records the calls of its hooks."""
 
     def __init__(self):
         self.begun, self.ended, self.trials, self.epochs, self.to_do = [], [], 0, 0, None
@@ -63,7 +63,7 @@ def finished(tmp_path_factory):
     return settings, run_sweep(settings, log), log
 
 
-def test_all_cells_end_and_are_heard_of(finished):
+def test_callback_receives_every_cell_trial_and_epoch_and_every_cell_ends(finished):
     settings, result, log = finished
     cells = grid(settings)
     assert log.to_do == len(cells) == 24
@@ -82,7 +82,7 @@ def test_all_cells_end_and_are_heard_of(finished):
     assert left_over == []
 
 
-def test_metrics_are_what_one_computes_from_the_files(finished):
+def test_metrics_match_values_computed_from_the_files(finished):
     settings, result, _ = finished
     data = load_data("digits")
     for cell, metrics, folder in zip(grid(settings), result.cells, result.folders, strict=True):
@@ -107,7 +107,7 @@ def test_metrics_are_what_one_computes_from_the_files(finished):
         assert metrics.score.gap == pytest.approx(gap)
 
 
-def test_methods_and_seeds_differ_and_all_methods_share_the_dense_network(finished):
+def test_masks_differ_by_method_and_seed_and_methods_share_the_dense_network(finished):
     settings, result, _ = finished
     masks, dense = set(), {}
     for cell, metrics, folder in zip(grid(settings), result.cells, result.folders, strict=True):
@@ -117,7 +117,7 @@ def test_methods_and_seeds_differ_and_all_methods_share_the_dense_network(finish
     assert all(len(values) == 1 for values in dense.values())
 
 
-def test_the_same_again_does_nothing(finished):
+def test_finished_sweep_runs_again_without_work(finished):
     settings, result, _ = finished
     before = {path: path.stat().st_mtime_ns for path in result.path.parent.rglob("*.safetensors")}
     log = Log()
@@ -127,7 +127,7 @@ def test_the_same_again_does_nothing(finished):
     assert {path: path.stat().st_mtime_ns for path in result.path.parent.rglob("*.safetensors")} == before
 
 
-def test_more_of_the_same_sweep_does_only_what_is_new(finished):
+def test_extended_sweep_runs_only_the_new_cells(finished):
     settings, _result, _ = finished
     log = Log()
     more = replace(settings, sweep=replace(SWEEP, methods=("random", "snip"), sparsity=(0.5, 0.7)))
@@ -152,7 +152,7 @@ def strip_seconds(node):
     return [strip_seconds(value) for value in node] if isinstance(node, list) else node
 
 
-def test_the_same_settings_elsewhere_give_the_same_results_and_touch_no_global_state(finished, tmp_path):
+def test_sweep_in_another_folder_has_equal_results_and_keeps_the_global_random_state(finished, tmp_path):
     _settings, result, _ = finished
     small = replace(SWEEP, methods=("annealing", "snip"), sparsity=(0.9,), seeds=1)
     torch.manual_seed(123)
@@ -166,7 +166,7 @@ def test_the_same_settings_elsewhere_give_the_same_results_and_touch_no_global_s
         assert strip_seconds(metrics) == strip_seconds(of_files(other))
 
 
-def test_moments_of_finding_and_rewinding(tmp_path):
+def test_masks_are_found_at_find_at_and_weights_rewound_to_rewind_to(tmp_path):
     methods = ("magnitude@end", "snip", "random")
     sweep = replace(SWEEP, methods=methods, sparsity=(0.5,), seeds=1, find_at=("0", "1ep", "end"))
     schedules = ScheduleSettings(rewind_to=("5it",), retrain_epochs=0)
@@ -181,7 +181,7 @@ def test_moments_of_finding_and_rewinding(tmp_path):
     assert len({cell.last.found.test_accuracy for cell in result.cells[1:]}) > 1
 
 
-def test_an_exception_of_a_watcher_ends_the_sweep_and_nothing_is_lost(finished, tmp_path):
+def test_exception_of_a_callback_ends_the_sweep_and_keeps_finished_cells(finished, tmp_path):
     _, result, _ = finished
     settings = settings_in(tmp_path, replace(SWEEP, methods=("annealing", "snip"), sparsity=(0.9,), seeds=1))
 
@@ -219,20 +219,20 @@ BAD = {
 
 
 @pytest.mark.parametrize(("groups", "message"), BAD.values(), ids=BAD)
-def test_mistakes_are_told_before_any_work(groups, message, tmp_path):
+def test_sweep_with_wrong_settings_raises_input_error_before_any_work(groups, message, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         run_sweep(settings_in(tmp_path, **groups))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_unknown_device_is_told(tmp_path):
+def test_unknown_device_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="device: 'gpu'") as caught:
         run_sweep(settings_in(tmp_path, run=RunSettings(device="gpu", runs=str(tmp_path / "runs"))))
     assert "\n" not in str(caught.value)
 
 
-def test_criteria_that_see_no_images_do_not_mind_small_classes(tmp_path):
+def test_criterion_without_images_ignores_examples_per_class(tmp_path):
     settings = settings_in(
         tmp_path,
         replace(SWEEP, methods=("random",), sparsity=(0.5,), seeds=1),
@@ -241,7 +241,7 @@ def test_criteria_that_see_no_images_do_not_mind_small_classes(tmp_path):
     assert len(run_sweep(settings).cells) == 1
 
 
-def test_a_sweep_in_use_is_refused_and_stays_as_it_is(finished):
+def test_sweep_in_use_raises_input_error_and_changes_no_file(finished):
     settings, result, _ = finished
     before = {path: path.stat().st_mtime_ns for path in result.path.rglob("*.json")}
     with locked(result.path), pytest.raises(InputError, match="another process"):
@@ -249,6 +249,6 @@ def test_a_sweep_in_use_is_refused_and_stays_as_it_is(finished):
     assert {path: path.stat().st_mtime_ns for path in result.path.rglob("*.json")} == before
 
 
-def test_where_there_is_no_sweep_there_is_nothing_to_read(tmp_path):
+def test_read_sweep_of_an_empty_folder_raises_input_error(tmp_path):
     with pytest.raises(InputError, match="holds no sweep"):
         read_sweep(tmp_path)

@@ -1,4 +1,4 @@
-"""TensorBoard files, read back with TensorBoard's own reader: every curve there, no step twice, whatever happened."""
+"""TensorBoard files, read by TensorBoard: every curve is present, and no step is repeated after interruptions."""
 
 import io
 import json
@@ -78,7 +78,7 @@ class Killed(BaseException):
 
 
 class Kills(SweepCallback):
-    """Raises at the n-th trial, or the n-th epoch of the retraining, that it hears of."""
+    """Raises at the n-th trial, or the n-th epoch of the retraining."""
 
     def __init__(self, trial=None, epoch=None):
         self._trial, self._epoch, self._retrains = trial, epoch, False
@@ -105,7 +105,7 @@ def resumed(tmp_path_factory, quick):
     return run_sweep(settings)
 
 
-def test_every_curve_is_there(finished):
+def test_tensorboard_has_every_curve(finished):
     searched, drawn = (read(folder) for folder in finished.folders)
     assert set(searched.Tags()["scalars"]) == SEARCH | TRAINING | DENSITIES | FINAL
     assert set(drawn.Tags()["scalars"]) == TRAINING | FINAL
@@ -113,7 +113,7 @@ def test_every_curve_is_there(finished):
     assert set(read(dense).Tags()["scalars"]) == TRAINING
 
 
-def test_pictures_of_masks_and_the_spread_of_densities_are_there(finished):
+def test_tensorboard_has_pictures_of_masks_and_a_histogram_of_densities(finished):
     for folder, metrics in zip(finished.folders, finished.cells, strict=True):
         events = read(folder)
         assert set(events.Tags()["images"]) == PICTURES
@@ -129,7 +129,7 @@ def test_pictures_of_masks_and_the_spread_of_densities_are_there(finished):
         assert pixels.mean() == pytest.approx(metrics.mask.densities["fc3"], abs=0.01)
 
 
-def test_masks_of_a_search_are_made_again_from_its_moves(finished):
+def test_incumbent_masks_of_a_search_are_rebuilt_from_its_moves(finished):
     cell = finished.folders[0]
     space = weight_space(build_model("lenet_300_100:0.05", (1, 8, 8), seed=0))
     trials = list(read_rows(cell))
@@ -142,7 +142,7 @@ def test_masks_of_a_search_are_made_again_from_its_moves(finished):
     assert len({mask.hash for _, mask in made}) > 5
 
 
-def test_tensorboard_itself_finds_what_the_documents_name(finished):
+def test_tensorboard_pages_show_the_tags_listed_in_the_documentation(finished):
     """Over its HTTP interface, as its pages do."""
     told = {name: set() for name in ("scalars", "images", "histograms")}
     for kind, tag in re.findall(r"^\| (scalars|images|histograms) \| `([^`]+)`", DOCS.read_text(), re.MULTILINE):
@@ -173,7 +173,7 @@ def test_tensorboard_itself_finds_what_the_documents_name(finished):
                 assert any(re.fullmatch(pattern, tag) for tag in scalars), pattern
 
 
-def test_curves_are_what_happened(finished):
+def test_curves_match_history_and_metrics(finished):
     events, metrics = read(finished.folders[0]), finished.cells[0]
     scores = points(events, "search/score")
     assert [step for step, _ in scores] == list(range(BUDGET))
@@ -198,7 +198,7 @@ def test_curves_are_what_happened(finished):
     assert total == pytest.approx(metrics.mask.kept, abs=1e-3)
 
 
-def test_the_hparams_tab_compares_cells_by_their_final_figures(finished):
+def test_hparams_tab_has_the_final_metrics_of_each_cell(finished):
     for folder, metrics in zip(finished.folders, finished.cells, strict=True):
         events = read(folder)
         assert set(events.PluginTagToContent("hparams")) >= {
@@ -211,7 +211,7 @@ def test_the_hparams_tab_compares_cells_by_their_final_figures(finished):
         assert metrics.method.encode() in started
 
 
-def test_a_run_that_was_ended_by_force_tells_its_story_once_and_whole(finished, resumed):
+def test_killed_and_resumed_sweep_has_the_curves_of_an_uninterrupted_sweep(finished, resumed):
     for folder, other in zip(finished.folders, resumed.folders, strict=True):
         once, again = read(folder), read(other)
         assert set(once.Tags()["scalars"]) == set(again.Tags()["scalars"])
@@ -227,7 +227,7 @@ def test_a_run_that_was_ended_by_force_tells_its_story_once_and_whole(finished, 
             assert [(image.step, image.encoded_image_string) for image in again.Images(tag)] == shown
 
 
-def test_nan_is_left_out_and_an_older_story_removed(tmp_path):
+def test_tracker_omits_nan_and_replaces_older_steps(tmp_path):
     first = Tracker(tmp_path)
     first.scalars({"a": 1.0, "b": math.nan}, 5)
     first.close()
@@ -240,7 +240,7 @@ def test_nan_is_left_out_and_an_older_story_removed(tmp_path):
     assert set(events.Tags()["scalars"]) == {"a", "m"}
 
 
-def test_earlier_rounds_have_curves_of_their_own(tmp_path):
+def test_each_round_has_its_own_curves(tmp_path):
     settings = settings_in(tmp_path)
     schedules = ScheduleSettings(schedule=("iterative",), rounds=(2,))
     result = run_sweep(replace(settings, schedules=schedules))

@@ -1,4 +1,4 @@
-"""Small sweeps and searches, and processes of their own, for tests of faults."""
+"""Small sweeps and searches, and Python subprocesses, for tests of faults."""
 
 import os
 import subprocess
@@ -33,8 +33,8 @@ def python(code, *args, **options):
     return subprocess.Popen(words, env=ENVIRONMENT, text=True, **options)
 
 
-class Numbered:
-    """Gives every mask another score."""
+class HashScorer:
+    """Gives every mask a score from its hash."""
 
     def score(self, proposals):
         return [ms.Score(float(proposal.mask.hash % 1000)) for proposal in proposals]
@@ -44,4 +44,4 @@ SPACE = ms.core.space.MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 def searched(folder, budget=30):
-    return ms.search(SPACE, "annealing", Numbered(), 0.5, budget, folder=folder)
+    return ms.search(SPACE, "annealing", HashScorer(), 0.5, budget, folder=folder)

@@ -13,10 +13,10 @@ def table_of_campaign(*flags):
     return ended.stdout
 
 
-def test_the_quick_selection_of_the_campaign_holds():
+def test_quick_selection_of_the_fault_campaign_holds():
     assert "| damaged file, run again |" in table_of_campaign()
 
 
-def test_killed_workers_change_nothing():
+def test_killed_workers_do_not_change_results():
     table = table_of_campaign("--parts", "workers: processes killed*", "--share", "0.1")
     assert "| workers: processes killed at random | 1 | 1 |" in table

@@ -1,8 +1,8 @@
-"""Changed data: their content decides the results, and half-done work on other data is refused."""
+"""Changed data: the content decides the run folder, and resuming on other data raises an input error."""
 
 import pytest
 import torch
-from fault_cases import SPACE, Numbered, settings_in
+from fault_cases import SPACE, HashScorer, settings_in
 
 import masksearch as ms
 from masksearch.data import load_data
@@ -21,7 +21,7 @@ def image_folder(folder, shade):
                 Image.new("L", (8, 8), colour).save(folder / part / label / f"{place}.png")
 
 
-def test_changed_images_are_another_run(tmp_path):
+def test_changed_images_change_the_run_folder(tmp_path):
     image_folder(tmp_path / "mine", 0)
     flat = {"dataset": f"imagefolder:{tmp_path / 'mine'}", "train_examples": 20, "val_examples": 8}
     settings = settings_in(tmp_path / "runs", **flat)
@@ -33,7 +33,7 @@ def test_changed_images_are_another_run(tmp_path):
     assert len(list((tmp_path / "runs" / "dense").iterdir())) == 2
 
 
-def test_published_data_have_no_digest_and_changed_data_have_one(monkeypatch):
+def test_only_changed_published_data_has_a_digest(monkeypatch):
     assert load_data("digits").content == ""
     from sklearn import datasets
 
@@ -43,7 +43,7 @@ def test_published_data_have_no_digest_and_changed_data_have_one(monkeypatch):
     assert len(load_data("digits").content) == 16
 
 
-def test_a_half_done_training_refuses_other_data(tmp_path):
+def test_resumed_training_with_other_data_raises_input_error(tmp_path):
     images, labels = torch.rand(20, 1, 2, 2), torch.arange(20) % 2
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -58,7 +58,7 @@ def test_a_half_done_training_refuses_other_data(tmp_path):
         train(ms.Split(images + 1, labels))
 
 
-def test_a_training_refuses_other_validation_data(tmp_path):
+def test_resumed_training_with_other_validation_data_raises_input_error(tmp_path):
     images, labels = torch.rand(20, 1, 2, 2), torch.arange(20) % 2
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     split = ms.Split(images, labels)
@@ -76,7 +76,7 @@ def test_a_training_refuses_other_validation_data(tmp_path):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """Streamed examples of which only ``identity`` says that they have changed."""
+    """Streamed examples whose change shows only in ``identity``."""
 
     def __len__(self):
         return 40
@@ -86,7 +86,7 @@ class Pairs(torch.utils.data.Dataset):
 
 
 def scorers(kind, changed):
-    """Return a space and a scorer of its masks on examples that have changed or not."""
+    """Return a space and a scorer of its masks on the original or on changed examples."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     space = ms.weight_space(model)
@@ -104,7 +104,7 @@ def scorers(kind, changed):
 
 
 @pytest.mark.parametrize("kind", ["inputs", "targets", "streamed", "short training"])
-def test_a_search_in_a_folder_refuses_other_examples(tmp_path, kind):
+def test_resumed_search_with_other_examples_raises_input_error(tmp_path, kind):
     def search(budget, changed=False, folder=tmp_path):
         space, scorer = scorers(kind, changed)
         return ms.search(space, "random_search", scorer, 0.5, budget, folder=folder)
@@ -117,8 +117,8 @@ def test_a_search_in_a_folder_refuses_other_examples(tmp_path, kind):
     assert len(search(4)) == 4
 
 
-def test_a_scorer_of_your_own_may_name_its_data(tmp_path):
-    class Named(Numbered):
+def test_user_scorer_with_a_data_digest_is_checked(tmp_path):
+    class ScorerWithDigest(HashScorer):
         """Has a digest."""
 
         digest = "a"
@@ -126,8 +126,8 @@ def test_a_scorer_of_your_own_may_name_its_data(tmp_path):
         def data_digest(self):
             return self.digest
 
-    scorer = Named()
-    ms.search(SPACE, "annealing", Numbered(), 0.5, 3, folder=tmp_path)  # without a digest, as older versions
+    scorer = ScorerWithDigest()
+    ms.search(SPACE, "annealing", HashScorer(), 0.5, 3, folder=tmp_path)  # without a digest, as older versions
     ms.search(SPACE, "annealing", scorer, 0.5, 4, folder=tmp_path)
     scorer.digest = "b"
     with pytest.raises(InputError, match="other examples"):

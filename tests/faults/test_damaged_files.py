@@ -1,4 +1,4 @@
-"""Damaged, missing and swapped files: damage is noticed, and the message says what to do."""
+"""Damaged, missing and swapped files raise input errors whose messages name the remedy."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 
 
-def longer(path):
+def shortened(path):
     path.write_bytes(path.read_bytes()[:-5])
 
 
@@ -31,8 +31,8 @@ def flipped(path):
 
 
 @pytest.mark.parametrize("name", ["history.jsonl", "moves.i32", "search.safetensors"])
-@pytest.mark.parametrize("damage", [longer, flipped, Path.unlink], ids=["shorter", "flipped", "missing"])
-def test_a_damaged_file_of_a_search_is_refused_in_one_sentence(tmp_path, name, damage):
+@pytest.mark.parametrize("damage", [shortened, flipped, Path.unlink], ids=["shorter", "flipped", "missing"])
+def test_damaged_search_file_raises_input_error(tmp_path, name, damage):
     whole = searched(tmp_path)
     damage(tmp_path / name)
     if (name, damage) == ("search.safetensors", Path.unlink):  # the search begins again
@@ -43,7 +43,7 @@ def test_a_damaged_file_of_a_search_is_refused_in_one_sentence(tmp_path, name, d
     assert "\n" not in str(caught.value)
 
 
-def test_rows_in_another_order_are_refused(tmp_path):
+def test_history_rows_in_another_order_raise_input_error(tmp_path):
     searched(tmp_path)
     other_number(tmp_path / "history.jsonl")
     with pytest.raises(InputError, match="digest"):
@@ -54,7 +54,7 @@ def test_rows_in_another_order_are_refused(tmp_path):
 
 
 def test_files_without_checksums_are_read(tmp_path):
-    """As version 1.0 has written them."""
+    """Version 1.0 has written such files."""
     from safetensors.torch import save_file
 
     (tmp_path / "old.json").write_text(json.dumps({"stage": "done"}))
@@ -65,7 +65,7 @@ def test_files_without_checksums_are_read(tmp_path):
     assert tensors["bits"].tolist() == [8]
 
 
-def test_files_of_later_versions_and_changed_files_are_refused(tmp_path):
+def test_files_of_later_versions_and_changed_files_raise_input_error(tmp_path):
     path = tmp_path / "one.json"
     write_json(path, {"a": 1, "b": [2]})
     text = path.read_text()
@@ -84,7 +84,7 @@ def test_files_of_later_versions_and_changed_files_are_refused(tmp_path):
             load_tensors(tmp_path / "other")
 
 
-def test_weights_of_another_seed_are_refused(tmp_path):
+def test_weights_of_another_seed_raise_input_error(tmp_path):
     run_sweep(settings_in(tmp_path, seeds=2))
     one, two = sorted((tmp_path / "dense").iterdir())
     shutil.copy(one / "dense.safetensors", two / "dense.safetensors")
@@ -95,7 +95,7 @@ def test_weights_of_another_seed_are_refused(tmp_path):
         run_sweep(settings_in(tmp_path, seeds=2, name="again", sparsity=[0.7]))
 
 
-def test_early_bird_trains_again_where_its_masks_are_missing(tmp_path):
+def test_early_bird_trains_again_when_its_masks_are_missing(tmp_path):
     class StopError(Exception):
         """Ends a training."""
 

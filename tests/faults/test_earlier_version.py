@@ -31,7 +31,7 @@ def contents(folder):
     return {path: path.read_bytes() for name in names for path in (folder / "sweeps").rglob(name)}
 
 
-def test_a_finished_sweep_is_shown_and_not_run_again(folder, capsys, monkeypatch):
+def test_finished_sweep_of_an_earlier_version_is_shown_and_not_run_again(folder, capsys, monkeypatch):
     monkeypatch.setattr("masksearch.experiment.sweep.run_groups", None)
     before = contents(folder)
     assert main(["show", str(folder / "sweeps" / "old")]) == 0
@@ -42,7 +42,7 @@ def test_a_finished_sweep_is_shown_and_not_run_again(folder, capsys, monkeypatch
     assert len(read_sweep(folder / "sweeps" / "old").cells) == 2
 
 
-def test_a_changed_default_is_named_and_the_earlier_sweep_is_kept(folder, capsys):
+def test_changed_default_is_named_and_the_earlier_sweep_is_kept(folder, capsys):
     before = contents(folder)
     assert run(folder) == 0  # searches start from a criterion's mask since then
     assert "old-2 (other settings: search.warm_start)" in capsys.readouterr().out.splitlines()[0]
@@ -58,7 +58,7 @@ def network():
     return model, ms.Split(images, labels)
 
 
-def test_a_search_continues(folder, tmp_path):
+def test_search_of_an_earlier_version_continues(folder, tmp_path):
     model, split = network()
     space = ms.weight_space(model)
     scorer = ms.Scorer(model, space, split, objective="loss")
@@ -68,7 +68,7 @@ def test_a_search_continues(folder, tmp_path):
     assert [trial.mask_hash for trial in continued] == [trial.mask_hash for trial in whole]
 
 
-def test_a_training_continues(folder):
+def test_training_of_an_earlier_version_continues(folder):
     def train(**checkpoint):
         model, split = network()
         val = ms.Split(split.inputs[:8], split.targets[:8])
@@ -78,7 +78,7 @@ def test_a_training_continues(folder):
     assert [row.train_loss for row in continued.epochs] == pytest.approx([row.train_loss for row in whole.epochs])
 
 
-def test_a_mask_is_read(folder):
+def test_mask_of_an_earlier_version_is_read(folder):
     space = ms.weight_space(network()[0])
     drawn = space.random(0.5, generator=torch.Generator().manual_seed(3))
     assert ms.Mask.load(folder / "mask.safetensors", space) == drawn

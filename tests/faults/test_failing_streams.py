@@ -1,4 +1,4 @@
-"""Full disks, closed streams and other processes: a sweep ends with its results."""
+"""Full disks, closed streams, locks and interrupts: a sweep still ends with its results."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.locks import locked
 
 
-def test_events_and_page_that_cannot_be_written_end_no_run(tmp_path, monkeypatch, capsys):
+def test_unwritable_events_and_report_do_not_end_a_sweep(tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise OSError(28, "No space left on device", "page")
 
@@ -44,7 +44,7 @@ sys.exit(main(["run", *flags.split(), "--runs", runs]))
 
 
 @pytest.mark.parametrize("how", ["closed", "no stderr", "full", "pipe"])
-def test_a_sweep_outlives_its_output(tmp_path, how):
+def test_sweep_continues_when_its_output_stream_fails(tmp_path, how):
     child = python(STREAMS, how, tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if how == "pipe":
         child.stdout.close()
@@ -64,7 +64,7 @@ with locked(Path(sys.argv[1]), "it", "wait"):
 """
 
 
-def test_who_waits_says_for_whom(tmp_path, capfd):
+def test_waiting_process_names_the_holder_of_the_lock(tmp_path, capfd):
     child = python(HOLD, tmp_path / ".lock", stdout=subprocess.PIPE)
     try:
         assert child.stdout.readline() == "held\n"
@@ -83,7 +83,7 @@ def test_who_waits_says_for_whom(tmp_path, capfd):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_finished_run_without_write_permission_is_shown(tmp_path, capsys):
+def test_read_only_sweep_is_shown_and_analysed(tmp_path, capsys):
     run_sweep(settings_in(tmp_path))
     (tmp_path / "sweep").chmod(0o500)
     try:
@@ -94,7 +94,7 @@ def test_a_finished_run_without_write_permission_is_shown(tmp_path, capsys):
     assert "magnitude" in capsys.readouterr().out
 
 
-def test_an_interrupt_of_the_imports_ends_quietly():
+def test_interrupt_during_imports_ends_without_a_traceback():
     code = "import sys; from masksearch.cli import main; print('go', flush=True); sys.exit(main(['run', '--list']))"
     child = python(code, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert child.stdout.readline() == "go\n"

@@ -1,4 +1,4 @@
-"""Names and texts in folders: nothing of a folder is executed, printed raw or believed."""
+"""Hostile names and texts in folders: they are not executed, and escaped where they are printed."""
 
 import pytest
 from fault_cases import settings_in
@@ -18,7 +18,7 @@ def network():
 
 
 @pytest.mark.parametrize("place", ["plugin", "model"])
-def test_show_runs_no_code_that_a_folder_names(tmp_path, monkeypatch, capsys, place):
+def test_show_runs_no_code_named_in_a_folder(tmp_path, monkeypatch, capsys, place):
     run_sweep(settings_in(tmp_path / "runs"))
     sweep = tmp_path / "runs" / "sweep"
     (tmp_path / "evil.py").write_text(EVIL)
@@ -38,12 +38,12 @@ def test_show_runs_no_code_that_a_folder_names(tmp_path, monkeypatch, capsys, pl
 
 
 @pytest.mark.parametrize("name", ["dense", "fronts", "a/b", "..", "a\nb", "a\x1b[2J", "\udcff", "x" * 300, ""])
-def test_names_that_are_no_folders_names_are_refused(name):
+def test_invalid_run_name_raises_input_error(name):
     with pytest.raises(InputError, match=r"^name: "):
         settings_in("runs", name=name)
 
 
-def test_markup_and_question_marks_in_names_are_plain_letters(tmp_path, capsys):
+def test_markup_and_special_characters_in_names_are_kept_literally(tmp_path, capsys):
     flags = "--model lenet_300_100:0.05 --methods optuna_random --budget 3 --epochs 1 --seeds 1 --sparsity 0.8"
     runs, name = str(tmp_path / "a[/b]"), "[red]a?b#c%41"
     assert main(["run", *flags.split(), "--train-examples", "100", "--runs", runs, "--name", name]) == 0
@@ -54,7 +54,7 @@ def test_markup_and_question_marks_in_names_are_plain_letters(tmp_path, capsys):
     assert list(report.parent.glob("*/optuna.db"))
 
 
-def test_texts_of_a_sweep_are_escaped_in_its_page(tmp_path):
+def test_texts_of_a_sweep_are_escaped_in_its_report(tmp_path):
     run_sweep(settings_in(tmp_path))
     file = tmp_path / "sweep" / "sweep.json"
     plan = read_json(file)
@@ -65,6 +65,6 @@ def test_texts_of_a_sweep_are_escaped_in_its_page(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"])
-def test_shared_studies_in_memory_are_refused_before_any_work(url):
+def test_shared_study_in_memory_raises_input_error_before_any_work(url):
     with pytest.raises(InputError, match="in memory"):
         settings_in("runs", optuna={"study": "x", "storage": url}, methods=["optuna_random"])

@@ -1,4 +1,4 @@
-"""Every network of the table: shapes, published sizes, seeds, widths and errors."""
+"""Every model of the table: shapes, published sizes, seeds, widths and errors."""
 
 import copy
 import re
@@ -60,7 +60,7 @@ def macs(model, shape):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_every_row_classifies_32x32_images_and_learns_in_every_parameter(name):
+def test_every_model_classifies_images_and_trains_all_parameters(name):
     assert build_model(f"{name}:0.25", CIFAR).training
     row = MODELS[name]
     contract.check_classifies(replace(row, build=lambda shape, classes, width: row.build(shape, classes, 0.25)), CIFAR)
@@ -70,7 +70,7 @@ def test_every_row_classifies_32x32_images_and_learns_in_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_seed_decides_the_weights_and_global_state_stays(name):
+def test_seed_decides_the_weights_and_the_global_random_state_is_kept(name):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = build_model(f"{name}:0.1", CIFAR, seed=1)
@@ -81,7 +81,7 @@ def test_seed_decides_the_weights_and_global_state_stays(name):
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_no_forward_pass_has_touched_the_buffers(name):
+def test_build_model_leaves_batch_norm_statistics_unused(name):
     for layer in build_model(f"{name}:0.1", CIFAR).modules():
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.num_batches_tracked == 0
@@ -89,7 +89,7 @@ def test_no_forward_pass_has_touched_the_buffers(name):
 
 
 @pytest.mark.parametrize(("name", "shape"), PARAMETERS)
-def test_published_parameter_counts(name, shape):
+def test_parameter_counts_match_the_published_values(name, shape):
     assert count(build_model(name, shape)) == PARAMETERS[name, shape]
 
 
@@ -111,7 +111,7 @@ def test_bottleneck_depth_counts_weighted_layers(depth):
     assert model.fc.in_features == 256
 
 
-def test_vgg16_macs():
+def test_vgg16_has_the_published_macs():
     model = build_model("vgg16", CIFAR)
     assert macs(model, CIFAR) == VGG16_MACS
     assert sum(VGG16_MACS) == 313_201_664
@@ -129,7 +129,7 @@ INVERTED = [
 ]
 
 
-def test_mobilenet_v2_macs():
+def test_mobilenet_v2_has_the_macs_of_its_published_layers():
     expected, channels, side = [32 * 32 * 3 * 9 * 32], 32, 32
     for expansion, filters, blocks, after in INVERTED:
         for _ in range(blocks):
@@ -144,14 +144,14 @@ def test_mobilenet_v2_macs():
 
 
 @pytest.mark.parametrize(("depth", "convolutions"), {11: 8, 13: 10, 16: 13, 19: 16}.items())
-def test_vggs_have_their_convolutions_and_one_linear_layer(depth, convolutions):
+def test_vggs_have_their_convolutions_and_a_single_linear_layer(depth, convolutions):
     for name in (f"vgg{depth}", f"vgg{depth}_bn"):
         kinds = [type(m) for m in build_model(f"{name}:0.1", CIFAR).modules()]
         assert (kinds.count(nn.Conv2d), kinds.count(nn.Linear)) == (convolutions, 1)
         assert kinds.count(nn.BatchNorm2d) == (convolutions if name.endswith("_bn") else 0)
 
 
-def test_basic_cnn_is_the_thesis_one():
+def test_basic_cnn_has_the_layers_of_the_thesis():
     model = build_model("basic_cnn", CIFAR)
     filters = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert filters == [64, 128, 256, 512]
@@ -162,13 +162,13 @@ def test_basic_cnn_is_the_thesis_one():
 
 
 @pytest.mark.parametrize(("depth", "conv", "total"), [(2, 38e3, 4.3e6), (4, 260e3, 2.4e6), (6, 1.1e6, 2.26e6)])
-def test_lottery_ticket_convs(depth, conv, total):
+def test_lottery_ticket_conv_networks_have_the_published_sizes(depth, conv, total):
     model = build_model(f"conv{depth}", CIFAR)
     assert count(model, nn.Conv2d) == pytest.approx(conv, rel=0.05)
     assert count(model) == pytest.approx(total, rel=0.02)
 
 
-def test_initial_weights_are_the_published_ones():
+def test_initial_weights_have_the_published_distributions():
     glorot = build_model("lenet_300_100", MNIST)
     assert glorot.fc1.weight.std().item() == pytest.approx((2 / 1084) ** 0.5, rel=0.02)
     assert glorot.fc1.bias.eq(0).all()
@@ -181,7 +181,7 @@ def test_initial_weights_are_the_published_ones():
 
 @pytest.mark.parametrize("shape", [MNIST, CIFAR, DIGITS])
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_small_images_work_or_say_why_not(name, shape):
+def test_small_images_are_accepted_or_raise_input_error(name, shape):
     too_small = (name.startswith("vgg") and shape != CIFAR) or (name in ("lenet5", "basic_cnn") and shape == DIGITS)
     if too_small:
         with pytest.raises(InputError, match=f"{name}.*can't take images of 1x") as caught:
@@ -192,7 +192,7 @@ def test_small_images_work_or_say_why_not(name, shape):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "conv4", "vgg11_bn", "basic_cnn"])
-def test_a_chain_still_runs_with_a_filter_removed_from_every_convolution(name):
+def test_chain_network_runs_with_a_filter_removed_from_every_convolution(name):
     model = copy.deepcopy(build_model(f"{name}:0.25", CIFAR)).eval()
     convs = [m for m in model if isinstance(m, nn.Conv2d)]
     linear = next(m for m in model if isinstance(m, nn.Linear))
@@ -210,14 +210,14 @@ def test_a_chain_still_runs_with_a_filter_removed_from_every_convolution(name):
     assert model(torch.zeros(2, *CIFAR)).shape == (2, 10)
 
 
-def test_data_gives_shape_and_classes():
+def test_data_decides_input_shape_and_classes():
     data = SimpleNamespace(shape=DIGITS, classes=4)
     assert build_model("lenet_300_100", data)(torch.zeros(1, *DIGITS)).shape == (1, 4)
     with pytest.raises(InputError, match="classes is 5, and the data has 4"):
         build_model("lenet_300_100", data, classes=5)
 
 
-def test_a_model_and_its_copies_know_how_they_were_built():
+def test_built_as_describes_a_model_and_its_copies():
     model = build_model("resnet20:0.5", CIFAR, classes=3, seed=4)
     known = built_as(copy.deepcopy(model))
     assert same_weights(build_model(known.name, known.shape, known.classes, seed=4), model)
@@ -239,19 +239,19 @@ def test_a_model_and_its_copies_know_how_they_were_built():
         ("torchvision:resnet19", "unknown torchvision classifier 'resnet19'"),
     ],
 )
-def test_wrong_names(name, message):
+def test_wrong_model_name_raises_input_error(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
         build_model(name, CIFAR)
 
 
 @pytest.mark.parametrize(("build", "depth"), [(basic_resnet, 21), (basic_resnet, 2), (bottleneck_resnet, 32)])
-def test_wrong_depths(build, depth):
+def test_wrong_resnet_depth_raises_input_error(build, depth):
     with pytest.raises(InputError, match=rf"depth {depth} .* n \+ 2"):
         build(CIFAR, 10, 1.0, depth=depth)
 
 
 @pytest.mark.parametrize("shape", [(3, 32), (3, 0, 32), (3, 32.0, 32)])
-def test_wrong_shapes(shape):
+def test_wrong_shape_or_classes_raise_input_error(shape):
     with pytest.raises(InputError, match="three positive integers"):
         build_model("fc", shape)
     with pytest.raises(InputError, match="classes"):
@@ -261,7 +261,7 @@ def test_wrong_shapes(shape):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "mobilenet_v3_small", "shufflenet_v2_x0_5", "vit_b_32"])
-def test_torchvision_classifiers_return_one_tensor_while_training(name):
+def test_torchvision_classifiers_return_a_single_tensor_in_training_mode(name):
     before = torch.get_rng_state()
     model = build_model(f"torchvision:{name}", (3, 64, 64), classes=7)
     assert torch.equal(torch.get_rng_state(), before)
@@ -274,7 +274,7 @@ def test_torchvision_auxiliary_heads_are_left_out():
     assert not any("aux" in key.lower() for key in model.state_dict())
 
 
-def test_torchvision_refuses_images_it_cannot_take():
+def test_torchvision_models_with_incompatible_images_raise_input_error():
     assert "resnet50" in torchvision_names()
     with pytest.raises(InputError, match="takes images of 3 channels, not 1"):
         build_model("torchvision:resnet18", MNIST)

@@ -1,4 +1,4 @@
-"""Networks that read text: the GPT on bytes of the table, and folders of Transformers."""
+"""Networks for text: the GPT on bytes, and folders of Transformers."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from masksearch.utils.errors import InputError
 TEXT = (12,)
 
 
-def test_the_gpt_predicts_bytes_from_those_before_and_its_seed_decides_its_weights():
+def test_byte_gpt_predicts_from_earlier_bytes_and_its_seed_decides_its_weights():
     model, again, other = (ms.build_model("byte_gpt:0.125", TEXT, seed=seed).eval() for seed in (1, 1, 2))
     tokens = torch.randint(0, 256, (3, 12), generator=torch.Generator().manual_seed(0))
     logits = model(tokens)
@@ -27,7 +27,7 @@ def test_the_gpt_predicts_bytes_from_those_before_and_its_seed_decides_its_weigh
     assert sum(p.numel() for p in ms.build_model("byte_gpt", (256,)).parameters()) == 4_935_936
 
 
-def test_a_language_model_is_refused_for_images_and_an_image_network_for_text():
+def test_language_model_for_images_and_image_model_for_text_raise_input_error():
     with pytest.raises(InputError, match=r"model 'byte_gpt' reads text; give data such as standard_library or text:F"):
         ms.build_model("byte_gpt", (3, 32, 32))
     with pytest.raises(InputError, match=r"'wide' is no width"):
@@ -37,7 +37,7 @@ def test_a_language_model_is_refused_for_images_and_an_image_network_for_text():
         ms.build_model("lenet_300_100", text)
 
 
-def test_a_folder_of_transformers_gives_its_weights_for_text_and_for_classes(tmp_path):
+def test_transformers_folder_gives_its_weights_for_text_and_for_classes(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=40, n_positions=16, pad_token_id=0)
     saved = transformers.GPT2LMHeadModel(config)
@@ -58,7 +58,7 @@ def test_a_folder_of_transformers_gives_its_weights_for_text_and_for_classes(tmp
         ms.build_model(f"transformers:{tmp_path}", SimpleNamespace(task=ms.tasks.as_task("regression")))
 
 
-def test_a_folder_without_a_network_is_one_sentence(tmp_path):
+def test_transformers_folder_without_a_network_raises_input_error(tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(InputError, match=r"config.json: a local folder is needed that save_pretrained has written"):
         ms.build_model(f"transformers:{tmp_path}", TEXT)

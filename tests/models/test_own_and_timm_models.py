@@ -1,4 +1,4 @@
-"""Networks that a user's function or timm makes."""
+"""Networks built by functions of users and by timm."""
 
 import sys
 
@@ -33,7 +33,7 @@ def file(tmp_path, monkeypatch):
         sys.path.remove(str(tmp_path))
 
 
-def test_a_function_is_named_by_module_or_file_and_gets_the_data_if_it_takes_it(file):
+def test_user_network_is_named_by_module_or_file_and_may_take_the_data(file):
     by_module = ms.build_model("their_networks:plain", (1, 2, 2), seed=3)
     by_file = ms.build_model(f"{file}:plain", (1, 2, 2), seed=3)
     other = ms.build_model("their_networks:plain", (1, 2, 2), seed=4)
@@ -52,12 +52,12 @@ def test_a_function_is_named_by_module_or_file_and_gets_the_data_if_it_takes_it(
         ("missing.py:build", "missing.py: no such file"),
     ],
 )
-def test_mistakes_are_one_sentence(file, name, message):
+def test_mistakes_in_user_networks_raise_input_error(file, name, message):
     with pytest.raises(ms.InputError, match=message):
         ms.build_model(name, (1, 2, 2))
 
 
-def test_networks_of_timm():
+def test_timm_models_are_built_by_name():
     pytest.importorskip("timm", reason="timm is not installed (extra test-all)")
     model = ms.build_model("timm:resnet10t", (1, 32, 32), 5)
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 5)

@@ -1,4 +1,4 @@
-"""Sweeps that reports are made of; each runs once for all tests here."""
+"""Sweeps for the reports of these tests; each runs once."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from masksearch.report import write_report
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # for benchmarks, which no package installs
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for benchmarks, which are not installed
 
 
 def _run(folder, name, schedules=None, epochs=1, **sweep):

@@ -1,4 +1,4 @@
-"""What the sweeps of these tests are; reading pages, and what terminals show."""
+"""Constants of the sweeps of these tests, a parser of pages, and the output of terminals."""
 
 from html.parser import HTMLParser
 
@@ -47,13 +47,13 @@ class Page(HTMLParser):
 
 
 def printed(renderable, width):
-    """What a console of that many characters shows."""
+    """Return the output of a console of this width."""
     console = Console(width=width, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(renderable)
     return console.export_text()
 
 
-def table_called(page, *columns):
+def table_with(page, *columns):
     """The one table of a page whose head has all these columns, as rows of text by column."""
     [table] = [table for table in page.tables if table and set(columns) <= set(table[0])]
     return [dict(zip(table[0], row, strict=True)) for row in table[1:]]

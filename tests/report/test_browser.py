@@ -1,4 +1,4 @@
-"""The page in a browser, where there is one: nothing complains, tables sort, points tell their values."""
+"""The page in Chromium, if installed: no messages on the console, sortable tables, values of points."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def opened(path, *flags):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",)], ids=["light", "dark"])
-def test_the_page_in_a_browser(finished, tmp_path, flags):
+def test_page_works_in_a_browser(finished, tmp_path, flags):
     path = tmp_path / "page.html"
     path.write_text(finished[1].read_text().replace("</body>", PROBE + "</body>"))
     document, complaints = opened(path, "--window-size=500,900", *flags)
@@ -84,7 +84,7 @@ def test_the_page_in_a_browser(finished, tmp_path, flags):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-def test_a_heat_map_tells_its_cells_in_a_browser(finished, tmp_path):
+def test_heat_map_shows_cell_values_in_a_browser(finished, tmp_path):
     distances = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
     seen = EarlyBirdResult(0.1, False, 2, {"absolute": 2, "relative": None}, distances)
     [drawing] = early_bird_drawings(group_cells([changed(finished[0].cells[0], early_bird=seen)]))
@@ -100,7 +100,7 @@ def test_a_heat_map_tells_its_cells_in_a_browser(finished, tmp_path):
     assert len(cells["values"]) == 3
 
 
-def test_points_tell_the_values_of_their_rows(finished):
+def test_points_have_titles_with_the_values_of_their_rows(finished):
     text = Path(finished[1]).read_text()
     assert "<title>snip, 90 %: " in text
     assert "<title>annealing, fc1: " in text
@@ -110,7 +110,7 @@ def test_points_tell_the_values_of_their_rows(finished):
     assert "tell:" not in text
 
 
-def test_a_line_whose_points_are_not_all_there_tells_nothing():
+def test_line_with_missing_points_gets_no_titles():
     use = '    <use x="1" style=""/>\n'
     group = '   <g id="tell:a&lt;\x1fb">\n{}   </g>\n'
     assert with_titles(group.format(2 * use)).count("<title>") == 2
@@ -118,7 +118,7 @@ def test_a_line_whose_points_are_not_all_there_tells_nothing():
     assert "<title>" not in with_titles(group.format(3 * use))
 
 
-def test_dark_pages_have_colours_that_can_be_seen():
+def test_dark_colours_have_enough_contrast():
     assert dark("#ffffff") < "#222222" < "#d0d0d0" < dark("#000000")
     for colour in ("#0072b2", "#440154", "#1b7837", "#cc79a7"):
         red, green, blue = (int(dark(colour)[place : place + 2], 16) / 255 for place in (1, 3, 5))

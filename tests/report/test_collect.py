@@ -1,4 +1,4 @@
-"""Taking sweeps into the benchmarks: all numbers as CSV, tables and figures on the page."""
+"""Collecting sweeps for the benchmarks: numbers as CSV, tables and figures on the page."""
 
 import csv
 import re
@@ -19,7 +19,7 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_rows_hold_every_cell_and_its_rounds(rounds, home):
+def test_csv_rows_have_every_cell_and_its_rounds(rounds, home):
     main(rounds.path, home)
     with (home / "results" / "rounds.csv").open() as source:
         rows = list(csv.DictReader(source))
@@ -43,7 +43,7 @@ def test_rows_hold_every_cell_and_its_rounds(rounds, home):
         assert row.get("seconds.dense", "") == (str(seconds) if len(dense) == 1 else "")
 
 
-def test_rows_of_several_sweeps_are_those_of_each_in_one_file(rounds, home):
+def test_merge_writes_rows_of_several_sweeps_to_a_single_file(rounds, home):
     merge([rounds.path, rounds.path], "twice", home)
     main(rounds.path, home)
     once, twice = ((home / "results" / f"{name}.csv").read_text().splitlines() for name in ("rounds", "twice"))
@@ -51,7 +51,7 @@ def test_rows_of_several_sweeps_are_those_of_each_in_one_file(rounds, home):
     assert sorted(twice[1:]) == sorted(2 * once[1:])
 
 
-def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
+def test_collect_writes_tables_and_figures_to_the_page(rounds, home):
     main(rounds.path, home)
     page = (home / "README.md").read_text()
     assert page.startswith("before\n<!-- rounds -->\n| method | variant |")
@@ -67,7 +67,7 @@ def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
     assert (home / "README.md").read_text() == page
 
 
-def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch):
+def test_early_bird_epochs_are_in_the_csv_rows(rounds, home, monkeypatch):
     from benchmarks import collect
 
     seen = EarlyBirdResult(0.1, False, 3, {"absolute": 3, "relative": None}, [[0.0]])
@@ -82,14 +82,14 @@ def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch)
     assert (second["early_bird.threshold"], second["early_bird.relative"]) == ("0.1", "False")
 
 
-def test_a_dense_network_alone_has_no_rows_and_a_page(dense_alone, home):
+def test_dense_network_alone_has_no_csv_rows_and_a_figure_on_the_page(dense_alone, home):
     (home / "README.md").write_text("<!-- alone -->\n<!-- end of alone -->\n")
     main(dense_alone.path, home)
     assert not list((home / "results").iterdir())
     assert "figures/alone_training.png" in (home / "README.md").read_text()
 
 
-def test_a_page_without_the_place_is_refused_before_anything_is_written(rounds, home):
+def test_page_without_markers_raises_input_error_before_anything_is_written(rounds, home):
     (home / "README.md").write_text("nothing\n")
     with pytest.raises(InputError, match="one page needs the lines <!-- rounds -->"):
         main(rounds.path, home)

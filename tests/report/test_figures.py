@@ -1,4 +1,4 @@
-"""Figures: they have the lines that they should, at the values of the metrics."""
+"""Figures: their lines have the values of the metrics."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def treated(result, **wanted):
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_line_of_accuracies_goes_through_the_means(finished, side):
+def test_accuracy_line_goes_through_the_means(finished, side):
     rows = summarise(finished[0].cells)
     looks = Looks(group_cells(finished[0].cells))
     [drawing] = accuracy_drawings(rows, looks)
@@ -60,7 +60,7 @@ def test_a_line_of_accuracies_goes_through_the_means(finished, side):
     assert dense.get_ydata()[0] == pytest.approx(100 * rows[0].trained.mean)
 
 
-def test_every_method_has_a_colour_and_every_way_a_line_of_its_own(rounds):
+def test_each_method_has_a_colour_and_each_variant_a_line_style(rounds):
     groups = group_cells(rounds.cells)
     looks = Looks(groups)
     assert len({looks.colour(method) for method in looks.methods}) == len(looks.methods)
@@ -70,14 +70,14 @@ def test_every_method_has_a_colour_and_every_way_a_line_of_its_own(rounds):
     assert labels == [*looks.methods, *looks.labels[:2]]
 
 
-def test_colours_differ_even_if_the_tables_would_give_the_same(finished):
+def test_methods_with_equal_table_colours_get_different_colours(finished):
     """Random search and SynFlow are ten places apart from one another, twice."""
     cells = [changed(cell, method=m) for cell in finished[0].cells[:1] for m in ("random_search", "synflow", "own")]
     looks = Looks(group_cells(cells))
     assert len({looks.colour(method) for method in looks.methods}) == 3
 
 
-def test_with_many_variants_each_has_a_panel(rounds):
+def test_each_of_many_variants_has_a_panel(rounds):
     rows = summarise(rounds.cells)
     looks = Looks(group_cells(rounds.cells))
     drawings = {d.name: d for d in accuracy_drawings(rows, looks)}
@@ -91,7 +91,7 @@ def test_with_many_variants_each_has_a_panel(rounds):
             assert any(height == pytest.approx(100 * row.trained.mean) for height in heights)
 
 
-def test_one_sparsity_has_dots(rounds):
+def test_accuracy_figure_of_a_single_sparsity_has_dots(rounds):
     cells = [cell for cell in rounds.cells if cell.sparsity == 0.8]
     rows = summarise(cells)
     [drawing] = accuracy_drawings(rows, Looks(group_cells(cells)))
@@ -103,11 +103,11 @@ def test_one_sparsity_has_dots(rounds):
     )
 
 
-def test_without_masks_there_is_no_accuracy_to_draw(dense_alone):
+def test_sweep_without_masks_has_only_the_training_figure(dense_alone):
     assert list(drawn(dense_alone)) == ["training"]
 
 
-def test_trainings_are_means_over_seeds_the_rounds_one_after_the_other(rounds):
+def test_training_curves_are_means_over_seeds_with_consecutive_rounds(rounds):
     groups = group_cells(rounds.cells)
     looks = Looks(groups)
     drawings = list(trajectory_drawings(groups, rounds.dense, looks))
@@ -139,7 +139,7 @@ def test_trainings_are_means_over_seeds_the_rounds_one_after_the_other(rounds):
     assert [line.get_xdata()[0] for line in loss.lines if line.get_color() == "#999999"] == [2.5]
 
 
-def test_accuracy_against_the_moment_has_the_epochs_and_means(rounds):
+def test_found_at_figure_shows_epochs_and_mean_accuracies(rounds):
     groups = group_cells(rounds.cells)
     [drawing] = found_at_drawings(groups, rounds.dense, Looks(groups))
     panels = [axes for axes in drawing.figure.axes if axes.get_visible()]
@@ -153,7 +153,7 @@ def test_accuracy_against_the_moment_has_the_epochs_and_means(rounds):
                 assert height == pytest.approx(100 * np.mean([cell.trained.test_accuracy for cell in own]))
 
 
-def test_the_best_epoch_is_where_the_dense_network_was_best(rounds):
+def test_found_at_figure_places_best_at_the_best_epoch_of_the_dense_network(rounds):
     cells = [changed(cell, find_at="best" if cell.find_at == "end" else cell.find_at) for cell in rounds.cells]
     dense = [
         replace(network, epochs=[replace(row, val_metric=1 / row.epoch) for row in network.epochs])
@@ -164,7 +164,7 @@ def test_the_best_epoch_is_where_the_dense_network_was_best(rounds):
     assert list(drawing.figure.axes[0].lines[0].get_xdata()) == [1, 1]
 
 
-def test_moments_that_are_no_epochs_are_left_out_and_that_is_said(rounds):
+def test_found_at_figure_leaves_out_moments_in_steps(rounds):
     cells = [changed(cell, find_at="7it" if cell.find_at == "end" else cell.find_at) for cell in rounds.cells]
     groups = group_cells(cells)
     assert list(found_at_drawings(groups, rounds.dense, Looks(groups))) == []
@@ -176,7 +176,7 @@ def watched(cells, fired=2):
     return [changed(cell, early_bird=seen, schedule="early_bird") for cell in cells]
 
 
-def test_heat_maps_show_the_distances_and_where_the_detector_fires(rounds):
+def test_early_bird_heat_map_shows_distances_and_the_firing_epoch(rounds):
     cells = watched(treated(rounds, method="magnitude", schedule="one_shot", sparsity=0.5, find_at="1ep"))
     groups = group_cells(cells)
     [drawing] = early_bird_drawings(groups)
@@ -190,14 +190,14 @@ def test_heat_maps_show_the_distances_and_where_the_detector_fires(rounds):
     assert early_bird_grid(groups).rows == [("magnitude", "", "50 %", str(seed), "2", "2", "never") for seed in (0, 1)]
 
 
-def test_a_detector_that_never_fires_has_no_star(rounds):
+def test_early_bird_heat_map_without_firing_has_no_star(rounds):
     cells = watched(treated(rounds, method="magnitude", schedule="one_shot", sparsity=0.5, find_at="1ep"), None)
     [drawing] = early_bird_drawings(group_cells(cells))
     assert "mask taken at the end" in drawing.figure.axes[0].get_title()
     assert not drawing.figure.axes[0].lines
 
 
-def test_tickets_of_the_detector_are_stars_beside_the_other_moments(rounds):
+def test_found_at_figure_shows_early_bird_tickets_as_stars(rounds):
     plain = treated(rounds, method="magnitude", schedule="one_shot", sparsity=0.5)
     early = watched([cell for cell in plain if cell.find_at == "1ep"])
     groups = group_cells([*plain, *early])
@@ -207,7 +207,7 @@ def test_tickets_of_the_detector_are_stars_beside_the_other_moments(rounds):
     assert star.get_ydata()[0] == pytest.approx(100 * np.mean([cell.trained.test_accuracy for cell in early]))
 
 
-def test_layers_have_their_densities_weights_and_macs(finished):
+def test_layer_figure_shows_densities_weights_and_macs(finished):
     groups = group_cells(finished[0].cells)
     looks = Looks(groups)
     [drawing] = layer_drawings(groups, looks)
@@ -230,7 +230,7 @@ def test_layers_have_their_densities_weights_and_macs(finished):
     assert list(macs.lines[0].get_xdata()) == [layer.macs for layer in layers.values()]  # the dense network
 
 
-def test_histograms_are_of_kept_weights_now_and_when_the_mask_was_found(finished):
+def test_weight_histograms_show_kept_weights_before_and_after_retraining(finished):
     result, _ = finished
     groups = group_cells(result.cells)
     looks = Looks(groups)
@@ -265,7 +265,7 @@ def test_histograms_are_of_kept_weights_now_and_when_the_mask_was_found(finished
         assert shares == pytest.approx([100 * one / len(kept), 100 * other / len(kept)], rel=0.06, abs=1e-9)
 
 
-def test_figures_that_cannot_hold_all_take_the_first_ways_of_all_methods(rounds):
+def test_few_keeps_the_first_variants_of_every_method(rounds):
     groups = group_cells(rounds.cells)
     assert len(few(groups, 100)) == 6
     chosen = few(groups, 3)
@@ -273,8 +273,8 @@ def test_figures_that_cannot_hold_all_take_the_first_ways_of_all_methods(rounds)
     assert not any("shuffled" in way for _, way in few(groups, 100))
 
 
-def test_a_page_of_many_cells_stays_small(rounds):
-    """Copies of the cells as so many sparsities: what is drawn doesn't grow with them beyond bounds."""
+def test_figures_of_many_cells_stay_small(rounds):
+    """Copies of the cells at eight times as many sparsities: the size of the figures stays bounded."""
     cells, folders = [], []
     for copy in range(8):
         cells += [changed(cell, sparsity=cell.sparsity + 0.01 * copy) for cell in rounds.cells]
@@ -284,7 +284,7 @@ def test_a_page_of_many_cells_stays_small(rounds):
     assert sum(len(drawing.svg()) for drawing in drawn(many).values()) < 2_000_000
 
 
-def test_files_for_papers_are_whole_and_the_same_again(finished):
+def test_png_of_a_figure_is_reproducible(finished):
     drawing = drawn(finished[0])["layers"]
     content = drawing.png()
     assert content.startswith(b"\x89PNG")

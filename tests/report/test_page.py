@@ -1,4 +1,4 @@
-"""Pages: whole in one file, their numbers those of the cells, the same bytes for the same cells."""
+"""Pages: a single file with the numbers of the cells, and equal bytes for equal cells."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from changed_results import changed
-from report_cases import COMMAND, METHODS, SPARSITY, Page, table_called
+from report_cases import COMMAND, METHODS, SPARSITY, Page, table_with
 from scipy.stats import t
 
 from masksearch.analysis import Estimate, SummaryRow, group_cells, summarise
@@ -37,13 +37,13 @@ def elsewhere(result, path, **changes):
     return Page(write_report(replace(result, path=path, **changes)).read_text())
 
 
-def test_the_page_is_well_formed(page):
+def test_page_is_well_formed_html(page):
     assert page.open == []
     assert page.tags[:2] == ["html", "head"]
     assert {"title", "style", "body", "table", "svg", "figure"} <= set(page.tags)
 
 
-def test_the_page_loads_nothing_and_runs_only_what_it_holds(finished, page):
+def test_page_loads_no_external_resource_and_has_a_single_script(finished, page):
     assert page.tags.count("script") == 1
     assert not {"link", "iframe", "img", "object", "embed", "image"} & set(page.tags)
     loads = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
@@ -71,7 +71,7 @@ def estimate(values, scale=100.0):
     return f"{scale * values.mean():.2f} ± {scale * half:.2f}"
 
 
-def test_the_table_holds_the_numbers_of_the_cells(finished, page):
+def test_results_table_has_the_numbers_of_the_cells(finished, page):
     result, _ = finished
     metrics = [CellResult.load(path.parent) for path in sorted(result.path.glob("*/metrics.json"))]
     assert len(metrics) == 18
@@ -100,12 +100,12 @@ def test_the_table_holds_the_numbers_of_the_cells(finished, page):
         assert shown["scorings"] == ("15" if method == "annealing" else "0")
 
 
-def test_what_gradients_have_learned_is_called_so(page):
+def test_learned_masks_are_marked_as_learned(page):
     assert "(learned): supermasks. They are learned from gradients" in " ".join("".join(page.text).split())
 
 
-def test_costs_are_those_of_the_cells(finished, page):
-    rows = table_called(page, "compression", "latency ms")
+def test_costs_table_has_the_costs_of_the_cells(finished, page):
+    rows = table_with(page, "compression", "latency ms")
     cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.9)]
     [row] = [row for row in rows if (row["method"].partition(" (e")[0], row["sparsity"]) == ("snip", "90 %")]
     for column, scale, values in (
@@ -121,9 +121,9 @@ def test_costs_are_those_of_the_cells(finished, page):
         assert got == pytest.approx(scale * np.mean(values), abs=0.51 * 10**-digits)
 
 
-def test_moments_are_those_of_the_rounds(rounds, tmp_path):
+def test_moments_table_has_the_accuracies_of_each_round(rounds, tmp_path):
     page = elsewhere(rounds, tmp_path)
-    rows = table_called(page, "round", "best epoch")
+    rows = table_with(page, "round", "best epoch")
     chosen = [row for row in rows if row["method"] == "magnitude" and row["variant"].startswith("lottery ticket")]
     [first, last, *_] = [
         row for row in chosen if (row["sparsity"], row["found"]) == ("80 %", "1ep") and "shuffled" not in row["variant"]
@@ -150,7 +150,7 @@ def test_moments_are_those_of_the_rounds(rounds, tmp_path):
         assert row["loss"] == f"{np.mean([r.trained.test_loss for r in rounds_]):.3f}"  # the last one's
 
 
-def test_figures_are_there_and_say_what_they_are(finished, page):
+def test_page_has_all_figures_with_captions_and_files(finished, page):
     figures = ["accuracy", "training", "layers", "weights", "search_annealing"]
     assert page.tags.count("svg") == page.tags.count("figcaption") == len(figures)
     assert page.captions[0] == "Test accuracy after the last epoch, means over 3 seeds with 95 % intervals."
@@ -163,7 +163,7 @@ def test_figures_are_there_and_say_what_they_are(finished, page):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
 
 
-def test_figures_for_papers_are_whole_and_in_light_colours(finished):
+def test_svg_figures_are_well_formed_with_light_colours(finished):
     for path in (finished[0].path / "figures").glob("*.svg"):
         text = path.read_text()
         assert ElementTree.fromstring(text).tag.endswith("svg")
@@ -171,14 +171,14 @@ def test_figures_for_papers_are_whole_and_in_light_colours(finished):
         assert "font" in text
 
 
-def test_the_tables_of_the_page_are_there_as_markdown(finished, page):
+def test_markdown_file_has_the_tables_of_the_page(finished, page):
     text = (finished[0].path / "results.md").read_text()
     assert re.findall("^## (.*)", text, re.MULTILINE) == ["Results", "Masks at all moments", "Costs"]
     lines = text.splitlines()
     assert all("| " + " | ".join(row) + " |" in lines for row in page.tables[0])
 
 
-def test_settings_versions_and_the_command_are_there(finished, page):
+def test_page_has_settings_versions_and_the_command(finished, page):
     shown = {row[0]: row[1] for table in page.tables[1:] for row in table if len(row) == 2}
     result, _ = finished
     assert shown["budget"] == "15"
@@ -193,7 +193,7 @@ def answer_of(page):
     return text[text.index("The dense network reaches") : text.index("Results")]
 
 
-def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finished, page):
+def test_answer_names_the_best_method_by_validation_with_size_speed_and_cost(finished, page):
     rows = summarise(finished[0].cells, finished[0].dense)
     dense, answer = rows[0], answer_of(page)
     for sparsity in SPARSITY:
@@ -230,7 +230,7 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
         ((0.01,), "1.00 points above the dense network (one seed, so without an interval)"),
     ],
 )
-def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences, says):
+def test_answer_states_significance_of_the_difference_to_the_dense_network(finished, tmp_path, differences, says):
     snip = [cell for cell in finished[0].cells if cell.method == "snip" and cell.sparsity == 0.5]
     cells = []
     whole, networks = {network.seed: network for network in finished[0].dense}, []
@@ -241,7 +241,7 @@ def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences
     assert says in answer
 
 
-def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tmp_path):
+def test_answer_gives_the_measured_speed_of_filter_masks(finished, tmp_path):
     cells = [changed(cell, granularity="filter") for cell in finished[0].cells if cell.method == "snip"]
     answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
     for row in summarise(cells)[1:]:
@@ -249,7 +249,7 @@ def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tm
     assert "zeros" not in answer
 
 
-def test_the_answer_calls_a_cap_on_a_cost_no_sparsity(finished, tmp_path):
+def test_answer_calls_a_cost_cap_a_cap_and_not_a_sparsity(finished, tmp_path):
     snip = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
     cells = [changed(cell, cap=Cap("macs", 0.5)) for cell in snip]
     answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
@@ -257,7 +257,7 @@ def test_the_answer_calls_a_cap_on_a_cost_no_sparsity(finished, tmp_path):
     assert "sparse" not in answer
 
 
-def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
+def test_answer_chooses_by_validation_and_never_a_control(rounds, tmp_path):
     cells = []
     for cell in rounds.cells:
         high = cell.control == "shuffle" or (cell.method, cell.schedule) == ("magnitude", "one_shot")
@@ -276,7 +276,7 @@ def runs_in_link(page):
     return parse_qs(address.partition("#")[2])["regexInput"][0]
 
 
-def test_the_link_to_tensorboard_selects_one_seed_of_one_sparsity(finished, page):
+def test_tensorboard_link_selects_a_single_seed_and_sparsity(finished, page):
     names = [folder.name for folder in finished[0].folders]
     on = [name for name in names if re.search(runs_in_link(page), name)]
     assert on == [name for name in names if "s0.9" in name and "seed0" in name]
@@ -284,7 +284,7 @@ def test_the_link_to_tensorboard_selects_one_seed_of_one_sparsity(finished, page
     assert not re.search(runs_in_link(page), f"{on[0]}/round1")
 
 
-def test_of_more_than_40_cells_at_the_sparsity_the_link_selects_those_of_one_method(finished):
+def test_tensorboard_link_of_more_than_40_cells_selects_a_single_method(finished):
     groups = [group for group in group_cells(finished[0].cells) if group.sparsity == 0.9]
     address, _ = board_link(groups * 20)
     pattern = parse_qs(address.partition("#")[2])["regexInput"][0]
@@ -292,7 +292,7 @@ def test_of_more_than_40_cells_at_the_sparsity_the_link_selects_those_of_one_met
     assert methods == [groups[0].method]
 
 
-def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_diverged_one_by_nothing(finished):
+def test_validation_of_untrained_rows_is_the_rest_accuracy_and_of_diverged_rows_zero(finished):
     cells = [
         changed(cell, trained={"val_accuracy": None, "rest_accuracy": 0.25 + cell.seed})
         for cell in finished[0].cells
@@ -303,17 +303,17 @@ def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_dive
     assert summarise(cells)[1].validation.mean == 0
 
 
-def test_the_dense_network_alone_has_a_page(dense_alone, tmp_path):
+def test_dense_network_alone_has_a_page(dense_alone, tmp_path):
     page = elsewhere(dense_alone, tmp_path)
     text = " ".join("".join(page.text).split())
     accuracies = [network.test_accuracy for network in dense_alone.dense]
     assert f"The dense network reaches {estimate(accuracies)} % with" in text
     assert "0 cells, 2 seeds" in text
-    assert [row["trained %"] for row in table_called(page, "round")] == [f"{100 * np.mean(accuracies):.2f}"]
+    assert [row["trained %"] for row in table_with(page, "round")] == [f"{100 * np.mean(accuracies):.2f}"]
     assert page.captions == ["Training loss and validation accuracy of the dense training, means over 2 seeds."]
 
 
-def test_the_same_cells_make_the_same_bytes(finished):
+def test_report_of_equal_cells_has_equal_bytes(finished):
     result, path = finished
     before = path.read_bytes(), (path.parent / "figures" / "layers.png").read_bytes()
     again = write_report(read_sweep(result.path), COMMAND)
@@ -321,7 +321,7 @@ def test_the_same_cells_make_the_same_bytes(finished):
     assert (again.read_bytes(), (path.parent / "figures" / "layers.png").read_bytes()) == before
 
 
-def test_one_seed_has_no_intervals_and_no_searches_no_trajectories(finished, tmp_path):
+def test_single_seed_has_no_intervals_and_criteria_have_no_search_figures(finished, tmp_path):
     result, _ = finished
     chosen = [place for place, cell in enumerate(result.cells) if cell.method == "snip" and cell.seed == 0]
     cells, folders = ([part[i] for i in chosen] for part in (result.cells, result.folders))
@@ -333,7 +333,7 @@ def test_one_seed_has_no_intervals_and_no_searches_no_trajectories(finished, tmp
     assert "masksearch run --model lenet_300_100:0.05" in "".join(page.text)  # though no command was given
 
 
-def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_path):
+def test_early_bird_page_embeds_its_heat_maps(rounds, tmp_path):
     distances = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
     seen = EarlyBirdResult(0.1, False, 2, {"absolute": 2, "relative": None}, distances)
     cells = [changed(cell, early_bird=seen) for cell in rounds.cells if cell.control == "none"]
@@ -342,11 +342,11 @@ def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_pat
     pictures = [value for tag, name, value in page.attributes if tag == "image" and name == "xlink:href"]
     assert pictures
     assert all(value.startswith("data:image/png;base64,") for value in pictures)
-    row = table_called(page, "drawn at")[0]
+    row = table_with(page, "drawn at")[0]
     assert (row["drawn at"], row["absolute"], row["relative"]) == ("2", "2", "never")
 
 
-def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
+def test_diverged_retraining_is_marked_on_the_page(tmp_path):
     sweep = SweepSettings(model="lenet_300_100:0.1", methods=("random",), sparsity=(0.5,), seeds=1)
     schedules = ScheduleSettings(retrain_lr=(1e30,))
     run = RunSettings(runs=str(tmp_path), device="cpu", threads=1, latency_seconds=0.002)
@@ -355,7 +355,7 @@ def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
     assert "diverged: 1 of 1" in write_report(result).read_text()
 
 
-def test_one_sentence_says_why_searches_trail_criteria_of_trained_weights():
+def test_sentence_explains_why_searches_trail_criteria_of_trained_weights():
     def row(method, find_at, accuracy):
         figure = Estimate.of([accuracy])
         names = ("trained", "params", "compression", "macs", "total_macs", "speedup", "latency", "validation")
@@ -370,7 +370,7 @@ def test_one_sentence_says_why_searches_trail_criteria_of_trained_weights():
         assert why_searches_trail([dense, search, other]) == ""
 
 
-def test_one_sentence_says_why_searches_on_trained_weights_trail():
+def test_sentence_explains_why_searches_on_trained_weights_trail():
     def row(method, found, trained):
         names = ("trained", "validation", "params", "compression", "macs", "total_macs", "speedup", "latency")
         figures = dict.fromkeys(names, Estimate.of([trained]))
@@ -391,7 +391,7 @@ def test_one_sentence_says_why_searches_on_trained_weights_trail():
         assert why_searches_trail([dense, other, best]) == ""
 
 
-def test_one_sentence_says_what_masking_repair_and_training_brought():
+def test_sentences_give_the_effects_of_masking_repair_and_retraining():
     def row(method, *steps, **kind):
         names = ("params", "compression", "macs", "total_macs", "speedup", "latency", "validation")
         figures = dict.fromkeys(names, Estimate.of([steps[-1]]))
@@ -423,7 +423,7 @@ def test_one_sentence_says_what_masking_repair_and_training_brought():
     assert what_steps_brought([replace(row, masked=Estimate.of([])) for row in rows]) == []
 
 
-def test_a_large_sweep_has_an_overview_and_a_page_for_every_method(finished, tmp_path, monkeypatch):
+def test_large_sweep_has_an_overview_and_a_page_for_each_method(finished, tmp_path, monkeypatch):
     monkeypatch.setattr("masksearch.report.html_page._MOST_ROWS", 1)
     (tmp_path / "sweep.json").write_bytes((finished[0].path / "sweep.json").read_bytes())
     overview = write_report(replace(finished[0], path=tmp_path)).read_text()

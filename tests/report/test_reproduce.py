@@ -1,4 +1,4 @@
-"""The command of a row makes the same cells again; the rows of the CSV are the cells."""
+"""Commands of rows and sweeps reproduce their cells; the CSV file has every cell."""
 
 import csv
 import shlex
@@ -15,7 +15,7 @@ from masksearch.report.reproduction_commands import _alone, flags_of, row_comman
 
 
 @pytest.mark.parametrize("sweep", ["finished", "rounds"])
-def test_every_row_has_a_command_for_its_cells(sweep, request):
+def test_each_row_has_a_command_for_its_cells(sweep, request):
     result = request.getfixturevalue(sweep)
     result = result[0] if sweep == "finished" else result
     groups = group_cells(result.cells)
@@ -32,7 +32,7 @@ def test_every_row_has_a_command_for_its_cells(sweep, request):
         assert len(found) == len(wanted) * (1 + (group.control != "none"))  # a control needs its treated cell
 
 
-def test_the_whole_sweep_has_a_command_of_the_same_settings(finished):
+def test_sweep_command_has_the_settings_of_the_sweep(finished):
     result, _ = finished
     program, verb, *flags = sweep_command(result)
     assert (program, verb) == ("masksearch", "run")
@@ -42,7 +42,7 @@ def test_the_whole_sweep_has_a_command_of_the_same_settings(finished):
 
 @pytest.mark.parametrize("name", recipe_names())
 @pytest.mark.parametrize("scale", SCALES)
-def test_a_cell_of_any_recipe_has_a_command(name, scale):
+def test_cell_of_each_recipe_has_a_command(name, scale):
     for part in load_recipe(name, scale):
         cells = grid(part)
         for cell in cells[:: max(1, len(cells) // 7)]:
@@ -50,21 +50,21 @@ def test_a_cell_of_any_recipe_has_a_command(name, scale):
             assert short_hash(cell.identity) in {short_hash(other.identity) for other in grid(settings)}
 
 
-def test_a_cell_with_its_own_distillation_has_a_command():
+def test_cell_with_its_own_distillation_has_a_command():
     flat = {"methods": ["magnitude"], "sparsity": [0.9], "seeds": 1, "retrain_distill": [0.0, 0.5]}
     for cell in grid(Settings().updated(flat | {"retrain_temperature": [1.0, 2.0]}, "test")):
         [settings] = parse(flags_of(_alone(cell, "again")), "masksearch run")
         assert [other.identity for other in grid(settings)] == [cell.identity]
 
 
-def test_a_search_that_shared_a_study_is_made_again_in_another():
+def test_command_of_a_search_with_a_shared_study_uses_another_study():
     optuna = {"storage": "sqlite:///studies.db", "study": "all"}
     cell, *_ = grid(Settings().updated({"methods": ["optuna_tpe"], "sparsity": [0.9], "optuna": optuna}, "test"))
     flags = flags_of(_alone(cell, "again"))
     assert "optuna.study=all_again" in flags
 
 
-def test_flags_say_what_is_not_as_usual_and_nothing_else():
+def test_flags_have_only_settings_that_differ_from_the_default():
     usual = Settings.of_command_line()
     assert flags_of(usual) == []
     assert flags_of(Settings()) == ["--warm-start", "none"]
@@ -77,7 +77,7 @@ def test_flags_say_what_is_not_as_usual_and_nothing_else():
     assert parse(flags_of(off), "masksearch run") == [off]
 
 
-def test_a_sparsity_that_another_setting_stands_in_the_place_of_is_no_flag():
+def test_flags_leave_out_a_sparsity_replaced_by_another_setting():
     sweep = {"granularity": "filter", "methods": ["filter_l1"], "sparsity": [0.5], "max_macs": [0.25]}
     settings = Settings().updated(sweep, "test")
     [again] = parse(flags_of(settings), "masksearch run")
@@ -85,13 +85,13 @@ def test_a_sparsity_that_another_setting_stands_in_the_place_of_is_no_flag():
     assert [cell.identity for cell in grid(again)] == [cell.identity for cell in grid(settings)]
 
 
-def test_settings_read_back_from_their_file(finished):
+def test_settings_round_trip_through_a_dict(finished):
     [part] = finished[0].settings
     assert part == Settings.from_dict(part.as_dict())
     assert [cell.folder for cell in grid(part)] == [path.name for path in finished[0].folders]
 
 
-def test_the_csv_beside_the_page_has_every_cell(finished):
+def test_csv_file_has_every_cell(finished):
     result, page = finished
     rows = list(csv.DictReader((page.parent / "results.csv").open()))
     assert len(rows) == len(result.cells)

@@ -1,4 +1,4 @@
-"""Tables: the same rows everywhere, nothing cut off in the terminal."""
+"""Tables: equal rows in Markdown, HTML and terminal, and no number cut off."""
 
 import re
 
@@ -16,7 +16,7 @@ def body(text):
     return [line.strip("| ").split(" | ") for line in text.splitlines()[2:] if line.startswith("|")]
 
 
-def test_the_three_tables_hold_the_same_rows(finished):
+def test_markdown_html_and_terminal_tables_have_equal_rows(finished):
     rows = summarise(finished[0].cells)
     expected = table_rows(rows, columns_of(rows))
     assert body(markdown_table(rows)) == expected
@@ -29,7 +29,7 @@ def test_the_three_tables_hold_the_same_rows(finished):
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 150, 200])
-def test_no_number_is_cut_off_and_the_accuracy_is_always_there(rounds, width):
+def test_terminal_table_cuts_off_no_number_and_always_shows_the_accuracy(rounds, width):
     rows = summarise(rounds.cells, rounds.dense)
     shown = printed(terminal_table(rows, width), width)
     assert "…" not in shown
@@ -42,7 +42,7 @@ def test_no_number_is_cut_off_and_the_accuracy_is_always_there(rounds, width):
         assert trained in shown, round_
 
 
-def test_at_150_characters_all_that_matters_is_there(rounds):
+def test_terminal_table_of_150_characters_has_all_main_columns(rounds):
     rows = summarise(rounds.cells, rounds.dense)
     results = printed(terminal_table(rows, 150), 150).partition("Rounds")[0]
     head = results.splitlines()[1]
@@ -55,7 +55,7 @@ def test_at_150_characters_all_that_matters_is_there(rounds):
         assert words in results
 
 
-def test_rounds_stand_in_the_terminal_only_if_there_are_several(finished, rounds):
+def test_terminal_shows_rounds_only_of_cells_with_several_rounds(finished, rounds):
     assert "as found %" not in printed(terminal_table(summarise(finished[0].cells), 150), 150)
     shown = printed(terminal_table(summarise(rounds.cells), 150), 150)
     several = [row for row in summarise(rounds.cells) if len(row.rounds) > 1]
@@ -66,7 +66,7 @@ def test_rounds_stand_in_the_terminal_only_if_there_are_several(finished, rounds
             assert re.search(line, shown)
 
 
-def test_markdown_of_moments_and_costs_holds_all_rows(rounds):
+def test_markdown_of_moments_and_costs_has_all_rows(rounds):
     rows = summarise(rounds.cells, rounds.dense)
     moments = body(moments_markdown(rows))
     assert len(moments) == sum(len(row.rounds) for row in rows)
@@ -75,7 +75,7 @@ def test_markdown_of_moments_and_costs_holds_all_rows(rounds):
     assert [line[4] for line in body(costs_markdown(rows))] == [row.trained.plain(".2f", 100) for row in treated]
 
 
-def test_figures_that_are_missing_are_dashes(finished):
+def test_missing_values_are_dashes(finished):
     rows = summarise([changed(finished[0].cells[0], score={"accuracy_gap": None})])
     columns = columns_of(rows)
     row = dict(zip(columns, table_rows(rows, columns)[1], strict=True))
@@ -83,7 +83,7 @@ def test_figures_that_are_missing_are_dashes(finished):
     assert row["scorings"] == "15"
 
 
-def test_the_caption_explains_only_what_is_there(finished, rounds):
+def test_caption_explains_only_columns_and_variants_in_the_table(finished, rounds):
     rows = summarise(rounds.cells)
     assert "mean (± half of the difference) over 2 seeds" in caption(rows, columns_of(rows))
     assert "shuffled: a control" in caption(rows, columns_of(rows))
@@ -100,7 +100,7 @@ def test_networks_with_constant_outputs_are_marked(finished):
     assert "constant outputs: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]
 
 
-def test_scorings_of_others_stand_beside_a_searchs_own(finished):
+def test_scorings_of_a_shared_study_are_shown_beside_own_scorings(finished):
     cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("annealing", 0.5)]
     assert "from a shared study" not in caption(summarise(cells), ["scorings"])
     cells = [changed(cell, score={"foreign_trials": count}) for cell, count in zip(cells, (4, 6, 8), strict=True)]
@@ -109,7 +109,7 @@ def test_scorings_of_others_stand_beside_a_searchs_own(finished):
     assert "from a shared study" in caption(rows, ["scorings"])
 
 
-def test_trainings_that_diverged_are_marked(finished):
+def test_diverged_trainings_are_marked(finished):
     cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
     cells[0] = changed(cells[0], trained={"diverged": True})
     assert "diverged: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]

@@ -20,8 +20,8 @@ def test_pruned_weights_are_zero_at_every_step_and_masks_change(kind, optimizer)
     assert not training.diverged
 
 
-def test_a_training_that_begins_late_has_the_whole_course(monkeypatch):
-    """75 % of what is trained, not of a schedule whose first 80 steps are over."""
+def test_schedule_of_a_late_start_spans_the_remaining_steps(monkeypatch):
+    """The end is at 75 % of the remaining steps, not of a schedule whose first 80 steps are over."""
     model = make_model()
     space = SPACES["weight"]
     late = Gradual(model, space, chooser(model, space), 0.1, 100, begin=80)
@@ -42,7 +42,7 @@ def test_a_training_that_begins_late_has_the_whole_course(monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optimizer):
+def test_resumed_training_with_changing_masks_equals_uninterrupted_training(tmp_path, monkeypatch, kind, optimizer):
     monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     class InterruptionError(Exception):
@@ -76,7 +76,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optim
         (regrowing("rigl"), gradual(), "a training with masks"),
     ],
 )
-def test_checkpoint_of_other_settings_is_refused(tmp_path, first, second, message):
+def test_checkpoint_of_other_settings_raises_input_error(tmp_path, first, second, message):
     for build in (first, second):
         model = make_model()
         if build is second:
@@ -87,12 +87,12 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path, first, second, messag
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_that_diverges_ends_as_any_other(kind):
+def test_diverged_training_with_changing_masks_ends_without_exception(kind):
     model = make_model()
     assert train(model, SPLIT, how(lr=1e30), remask=KINDS[kind](model)).diverged
 
 
-def test_defaults_are_the_papers_for_long_trainings():
+def test_default_interval_and_end_match_the_published_values():
     assert [default_interval(steps) for steps in (0, 39, 40, 400, 4000, 100_000)] == [1, 1, 1, 10, 100, 100]
     assert [default_end(steps) for steps in (0, 40, 1000)] == [0, 30, 750]
 
@@ -113,7 +113,7 @@ def test_defaults_are_the_papers_for_long_trainings():
         (regrowing("set", interval=0), "interval: 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(build, message):
+def test_wrong_settings_of_changing_masks_raise_input_error(build, message):
     with pytest.raises(InputError, match=message) as caught:
         build(make_model())
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The early-bird rule, worked out by hand and by brute force."""
+"""The early-bird rule, against values computed by hand and a naive implementation."""
 
 import numpy as np
 import pytest
@@ -21,42 +21,42 @@ def kept(space, *units):
 
 
 def half(*, without=()):
-    """10 of 20 units, 0 to 9; each of ``without`` gives way to a unit 10 further: a distance of 2 / 20."""
+    """10 of 20 units, 0 to 9; each of ``without`` is replaced by a unit 10 further: a distance of 2 / 20."""
     space = space_of(20)
     return kept(space, *(unit + 10 * (unit in without) for unit in range(10)))
 
 
 def fires(rule, masks):
-    """The numbers of the masks at which the rule says yes."""
+    """The numbers of the masks at which the rule fires."""
     return [number for number, mask in enumerate(masks, start=1) if rule.see(mask)]
 
 
-def test_masks_that_never_change_fire_at_the_fifth_and_from_then_on():
+def test_early_bird_fires_at_the_fifth_unchanged_mask_and_afterwards():
     assert fires(EarlyBird(), [half()] * 7) == [5, 6, 7]
     assert fires(EarlyBird(memory=2), [half()] * 3) == [2, 3]
 
 
-def test_a_distance_at_the_threshold_is_close_and_one_above_is_not():
+def test_distance_equal_to_the_threshold_fires_and_a_larger_distance_does_not():
     near, far = half(without=(0,)), half(without=(0, 1))  # 0.1 and 0.2 away
     assert fires(EarlyBird(0.1), [near] * 4 + [half()]) == [5]
     assert fires(EarlyBird(0.1), [far] * 4 + [half()]) == []
     assert fires(EarlyBird(0.2), [far] * 4 + [half()]) == [5]
 
 
-def test_the_newest_is_compared_with_each_of_the_others_and_they_are_not_with_one_another():
+def test_early_bird_compares_only_the_newest_mask_with_the_others():
     one, other = half(without=(0,)), half(without=(1,))
     assert one.hamming(other) / 20 == 0.2
     assert fires(EarlyBird(0.1), [one, other, one, other, half()]) == [5]
     assert fires(EarlyBird(0.1), [half(), half(), half(), other, one]) == []
 
 
-def test_a_mask_counts_until_it_has_left_the_memory():
+def test_distant_mask_prevents_firing_until_removed_from_the_memory():
     away = half(without=range(5))
     assert fires(EarlyBird(), [away, *[half()] * 6]) == [6, 7]
     assert fires(EarlyBird(), [*[half()] * 3, away, *[half()] * 6]) == [9, 10]
 
 
-def test_an_epoch_without_a_mask_empties_the_memory():
+def test_epoch_without_a_mask_empties_the_memory():
     assert fires(EarlyBird(), [None] * 20) == []
     assert fires(EarlyBird(), [*[half()] * 4, None, *[half()] * 6]) == [10, 11]
 
@@ -70,7 +70,7 @@ def test_an_epoch_without_a_mask_empties_the_memory():
         (1000, 0.05, 10, []),
     ],
 )
-def test_the_relative_threshold_by_hand(units, density, changed, fires_at):
+def test_relative_threshold_matches_values_computed_by_hand(units, density, changed, fires_at):
     space, n = space_of(units), int(units * density)
     mask = kept(space, *range(n))
     other = kept(space, *range(changed // 2, n + changed // 2))
@@ -78,7 +78,7 @@ def test_the_relative_threshold_by_hand(units, density, changed, fires_at):
     assert fires(EarlyBird(0.1, relative=True), [other] * 4 + [mask]) == fires_at
 
 
-def test_an_absolute_threshold_means_nothing_at_low_densities():
+def test_absolute_threshold_fires_on_unrelated_masks_of_low_density():
     g = torch.Generator().manual_seed(0)
     unrelated = [space_of(1000).random(0.05, generator=g) for _ in range(6)]
     assert fires(EarlyBird(0.1), unrelated) == [5, 6]
@@ -91,7 +91,7 @@ BITS = st.lists(st.integers(0, 2**8 - 1) | st.none(), max_size=14)
 
 
 @given(BITS, st.floats(0.01, 0.6), st.booleans(), st.integers(2, 6))
-def test_it_agrees_with_the_rule_written_down_naively(codes, threshold, relative, memory):
+def test_early_bird_equals_a_naive_implementation(codes, threshold, relative, memory):
     space = space_of(8)
     masks = [
         None if code is None else Mask(space, torch.tensor([bool(code >> i & 1) for i in range(8)])) for code in codes
@@ -108,7 +108,7 @@ def test_it_agrees_with_the_rule_written_down_naively(codes, threshold, relative
     assert fires(EarlyBird(threshold, relative, memory), masks) == expected
 
 
-def test_distances_are_symmetric_with_zeros_and_nothing_where_there_is_no_mask():
+def test_mask_distances_are_symmetric_with_nan_for_missing_masks():
     masks = [half(), half(without=(0,)), None, half(without=(1, 2))]
     distances = mask_distances(masks)
     nan = float("nan")
@@ -126,6 +126,6 @@ def test_distances_are_symmetric_with_zeros_and_nothing_where_there_is_no_mask()
         ({"memory": 1}, "memory: 1 masks; at least 2"),
     ],
 )
-def test_what_makes_no_sense_is_refused(arguments, message):
+def test_wrong_early_bird_settings_raise_input_error(arguments, message):
     with pytest.raises(InputError, match=message):
         EarlyBird(**arguments)

@@ -1,4 +1,4 @@
-"""Gradual pruning within a training: nested masks, exact densities, the weights of the moment."""
+"""Gradual pruning within a training: nested masks, exact densities, ranks of the current weights."""
 
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "gradual" in kind])
-def test_gradual_masks_nest_and_have_the_ramp_s_densities(kind):
+def test_gradual_masks_are_nested_and_have_the_densities_of_the_ramp(kind):
     _, watched = trained(KINDS[kind])
     remask = watched.inner
     n = remask.space.n_units
@@ -37,7 +37,7 @@ def test_gradual_masks_nest_and_have_the_ramp_s_densities(kind):
 
 
 @pytest.mark.parametrize("scope", ["layerwise", "erk"])
-def test_a_choice_of_layers_densities_ends_at_its_own(scope):
+def test_gradual_pruning_ends_with_the_layer_quotas_of_its_scope(scope):
     space = SPACES["weight"]
     model = make_model()
     remask = Gradual(model, space, chooser(model, space, scope=scope), 0.1, STEPS)
@@ -45,7 +45,7 @@ def test_a_choice_of_layers_densities_ends_at_its_own(scope):
     assert list(remask.mask.kept_per_layer().values()) == space.quotas(0.1, scope)
 
 
-def test_gradual_ranks_the_weights_of_the_moment():
+def test_gradual_pruning_ranks_the_current_weights():
     model = make_model()
     space = SPACES["weight"]
     seen = []
@@ -63,7 +63,7 @@ def test_gradual_ranks_the_weights_of_the_moment():
         assert not torch.equal(weights, later)
 
 
-def test_gradual_held_in_parameters_fits():
+def test_gradual_pruning_keeps_the_held_share_of_parameters():
     model, space = make_model(), SPACES["filter"]
     remask = Gradual(model, space, chooser(model, space, "filter_l1", hold="params"), 0.4, STEPS)
     train(model, SPLIT, how(), remask=remask)
@@ -71,7 +71,7 @@ def test_gradual_held_in_parameters_fits():
     assert 0.6 * allowed < space.kept_params(remask.mask) <= allowed
 
 
-def test_gradual_begins_where_it_is_told_to():
+def test_gradual_pruning_starts_from_the_given_mask_and_step():
     space = SPACES["weight"]
     alive = space.random(0.5, "layerwise", torch.Generator().manual_seed(0))
     _, watched = trained(gradual(alive=alive, begin=6, end=20, interval=4))
@@ -81,13 +81,13 @@ def test_gradual_begins_where_it_is_told_to():
     assert not (watched.inner.mask.bits & ~alive.bits).any()
 
 
-def test_gradual_catches_up_where_a_training_begins_after_its_ramp():
+def test_gradual_pruning_reaches_its_density_in_a_training_after_its_ramp():
     _, watched = trained(gradual(end=8), begin=2)
     assert list(watched.changes) == [0, 11]
     assert watched.inner.mask.n_kept == round(0.1 * SPACES["weight"].n_units)
 
 
-def test_a_ramp_that_is_over_stays_over_when_resumed():
+def test_finished_ramp_stays_finished_when_resumed():
     model, space = make_model(), SPACES["weight"]
     calls = []
 
@@ -103,7 +103,7 @@ def test_a_ramp_that_is_over_stays_over_when_resumed():
     assert second.mask == first.mask
 
 
-def test_a_choice_that_regrows_is_refused():
+def test_gradual_choice_that_regrows_raises_input_error():
     model, space = make_model(), SPACES["weight"]
 
     def choose(density, alive):

@@ -26,14 +26,14 @@ from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("kind", ["set", "rigl"])
-def test_regrowing_keeps_every_layer_s_count(kind):
+def test_regrowing_keeps_the_count_of_every_layer(kind):
     _, watched = trained(KINDS[kind])
     counts = watched.changes[0].kept_per_layer()
     assert all(mask.kept_per_layer() == counts for mask in watched.changes.values())
     assert all(step < 18 and step % 2 == 0 for step in watched.changes)
 
 
-def test_rigl_is_the_algorithm_on_gradients_of_one_s_own():
+def test_rigl_training_equals_the_algorithm_on_autograd_gradients():
     """Gradients from autograd at the weights before the step, the mask by sorting, layer by layer."""
     split = SimpleNamespace(inputs=SPLIT.inputs.double(), targets=SPLIT.targets)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).double()
@@ -80,12 +80,12 @@ def test_rigl_is_the_algorithm_on_gradients_of_one_s_own():
     assert sum(regrown) > 100
 
 
-def test_set_draws_differ_from_step_to_step_and_seed_to_seed():
+def test_set_masks_differ_by_seed():
     masks = [trained(regrowing("set", interval=2, seed=seed))[1].inner.mask for seed in (0, 0, 1)]
     assert masks[0] == masks[1] != masks[2]
 
 
-def test_set_draws_anew_at_every_step():
+def test_set_masks_differ_by_step():
     masks = []
     for step in (2, 2, 4):
         remask = regrowing("set", interval=2)(make_model())
@@ -94,7 +94,7 @@ def test_set_draws_anew_at_every_step():
     assert masks[0] == masks[1] != masks[2]
 
 
-def test_filters_and_empty_layers_are_not_regrown():
+def test_regrowing_filters_or_empty_layers_raises_input_error():
     space = SPACES["filter"]
     with pytest.raises(InputError, match="rigl: is for weight masks, not filter"):
         Regrowing(make_model(), space, space.full(), steps=STEPS)

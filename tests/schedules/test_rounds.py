@@ -1,4 +1,4 @@
-"""Rounds with made-up finding and training: which weights each sees, and what is refused."""
+"""Rounds with synthetic mask finding and training: the weights of each round, and input errors."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def make_space(granularity):
 
 
 def weights_of(number):
-    """Weights that tell by their values which they are."""
+    """Weights that all equal the given number."""
     return {name: torch.full_like(tensor, number) for name, tensor in build().state_dict().items()}
 
 
@@ -55,7 +55,7 @@ def add_one(number, ticket, mask):
 
 
 def under(space, mask, weights):
-    """Weights where the mask keeps, zero where it removes: with a removed filter goes its BatchNorm."""
+    """Weights under the mask: zero where it prunes; a removed filter also removes its BatchNorm channel."""
     if space.granularity == "weight":
         model = build()
         model.load_state_dict(weights)
@@ -69,7 +69,7 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_rounds_that_go_on_train_what_the_last_one_has_left(granularity):
+def test_rounds_without_rewinding_continue_from_the_weights_of_the_previous_round(granularity):
     space = make_space(granularity)
     seen = []
 
@@ -100,7 +100,7 @@ def test_rounds_that_go_on_train_what_the_last_one_has_left(granularity):
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_rounds_that_rewind_start_from_the_very_same_weights_statistics_included(granularity):
+def test_rounds_with_rewinding_start_from_the_same_weights_and_statistics(granularity):
     space = make_space(granularity)
     starts = []
 
@@ -125,7 +125,7 @@ def test_rounds_that_rewind_start_from_the_very_same_weights_statistics_included
     assert same(ended[1].found_at, ended[0].trained)
 
 
-def test_rounds_without_training_leave_the_weights_as_they_are():
+def test_rounds_without_training_keep_the_weights():
     space = make_space("weight")
     rounds = list(
         run_rounds(
@@ -143,7 +143,7 @@ def test_rounds_without_training_leave_the_weights_as_they_are():
     assert [float(round_.trained["5.bias"][0]) for round_ in rounds] == [5, 6, 6]
 
 
-def test_a_round_that_has_diverged_leaves_the_weights_as_they_were():
+def test_diverged_round_leaves_the_weights_of_the_next_round_unchanged():
     space = make_space("weight")
 
     def train(number, ticket, mask):
@@ -169,7 +169,7 @@ def test_a_round_that_has_diverged_leaves_the_weights_as_they_were():
     assert not (rounds[1].mask.bits & ~rounds[0].mask.bits).any()
 
 
-def test_masks_that_do_not_nest_are_refused():
+def test_masks_that_are_not_nested_raise_input_error():
     space = make_space("weight")
 
     def find(number, model, density, alive):
@@ -190,7 +190,7 @@ def test_masks_that_do_not_nest_are_refused():
     assert "\n" not in str(caught.value)
 
 
-def test_every_round_is_given_out_before_the_next_begins():
+def test_each_round_is_yielded_before_the_next_begins():
     space, begun = make_space("weight"), []
 
     def find(number, model, density, alive):
@@ -209,7 +209,7 @@ def test_every_round_is_given_out_before_the_next_begins():
         assert begun == list(range(1, round_.number + 1))
 
 
-def test_tickets_of_filters_are_smaller_networks_unless_a_layer_is_empty_or_they_are_to_stay():
+def test_filter_ticket_is_pruned_unless_a_layer_is_empty_or_masking_is_requested():
     space = make_space("filter")
     mask = space.random(0.5, "layerwise", torch.Generator().manual_seed(0))
     ticket = draw_ticket(build(), space, mask, build().state_dict())

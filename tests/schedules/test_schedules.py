@@ -20,14 +20,14 @@ from masksearch.utils.errors import InputError
         (1.0, 3, [1.0, 1.0, 1.0]),
     ],
 )
-def test_densities_by_hand(density, rounds, expected):
+def test_round_densities_match_values_computed_by_hand(density, rounds, expected):
     assert round_densities(density, rounds) == pytest.approx(expected)
     if density < 1:
         assert round_densities(rounds=rounds, sparsity=1 - density) == pytest.approx(expected)
 
 
 @given(st.floats(0.001, 1), st.integers(1, 40))
-def test_every_round_prunes_the_same_share_and_the_last_is_exact(density, rounds):
+def test_every_round_prunes_an_equal_share_and_the_last_density_is_exact(density, rounds):
     densities = round_densities(density, rounds)
     assert len(densities) == rounds
     assert densities[-1] == density
@@ -41,7 +41,7 @@ def test_every_round_prunes_the_same_share_and_the_last_is_exact(density, rounds
     ("density", "rounds", "message"),
     [(0.5, 0, "rounds: 0; at least 1"), (0.0, 2, "density: 0.0"), (1.5, 2, "density: 1.5"), (-1, 2, "density: -1")],
 )
-def test_what_makes_no_sense_is_refused(density, rounds, message):
+def test_wrong_round_densities_raise_input_error(density, rounds, message):
     with pytest.raises(InputError, match=message):
         round_densities(density, rounds)
     with pytest.raises(InputError, match="give exactly one of the two"):
@@ -49,11 +49,11 @@ def test_what_makes_no_sense_is_refused(density, rounds, message):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_rows_make_sense(name):
+def test_schedule_rows_are_consistent(name):
     check_schedule(SCHEDULES[name])
 
 
-def test_what_is_published():
+def test_schedule_rows_match_the_published_settings():
     assert SCHEDULES["lottery_ticket"].rewind_to == "0"  # Frankle and Carbin: the initial weights
     assert SCHEDULES["iterative"].rewind_to == SCHEDULES["prune_finetune"].rewind_to == "none"
     assert (SCHEDULES["prune_finetune"].rounds, SCHEDULES["prune_finetune"].epochs) == (3, 4)

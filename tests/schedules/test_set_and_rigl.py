@@ -1,4 +1,4 @@
-"""Dropping and regrowing: exact counts, the right units, ties by a generator."""
+"""Updates of SET and RigL: exact counts, dropped and regrown units, ties broken by a generator."""
 
 from math import cos, pi
 
@@ -37,14 +37,14 @@ def by_hand(mask, weights, growth, share):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.9])
-def test_rigl_is_the_algorithm(seed, share):
+def test_rigl_update_equals_the_algorithm_by_hand(seed, share):
     mask, weights, gradients = start(seed=seed)
     after = rigl_update(SPACE, mask, weights, gradients, share, generator())
     assert after.bits.nonzero().flatten().tolist() == by_hand(mask, weights, gradients, share)
     assert after.kept_per_layer() == mask.kept_per_layer()
 
 
-def test_a_weight_just_dropped_comes_back_by_its_gradient():
+def test_rigl_regrows_a_dropped_weight_with_a_large_gradient():
     mask, weights, gradients = start()
     weights[mask.bits] = 1.0
     smallest = int(mask.bits.nonzero()[0])
@@ -55,7 +55,7 @@ def test_a_weight_just_dropped_comes_back_by_its_gradient():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.9])
-def test_set_drops_the_smallest_and_keeps_the_counts(share):
+def test_set_drops_the_smallest_weights_and_keeps_the_counts(share):
     mask, weights, _ = start()
     after = set_update(SPACE, mask, weights, share, generator())
     assert after.kept_per_layer() == mask.kept_per_layer()
@@ -68,7 +68,7 @@ def test_set_drops_the_smallest_and_keeps_the_counts(share):
         assert int((new & ~(stay & kept)).sum()) == k
 
 
-def test_set_regrows_evenly_and_as_the_generator_says():
+def test_set_regrows_uniformly_and_reproducibly():
     mask, weights, _ = start()
     again = [set_update(SPACE, mask, weights, 0.3, generator(seed)) for seed in (1, 1, 2)]
     assert again[0] == again[1] != again[2]
@@ -89,7 +89,7 @@ def test_ties_are_broken_by_the_generator():
     assert rigl_update(SPACE, mask, flat, flat, 0.3, generator(3)) in after
 
 
-def test_a_layer_that_keeps_everything_stays():
+def test_layers_with_every_weight_or_a_single_weight_stay_unchanged():
     _, weights, gradients = start()
     full = SPACE.full()
     assert rigl_update(SPACE, full, weights, gradients, 0.3, generator()) == full
@@ -97,7 +97,7 @@ def test_a_layer_that_keeps_everything_stays():
     assert rigl_update(SPACE, one_each, weights, gradients, 0.9, generator()) == one_each
 
 
-def test_the_share_falls_along_a_cosine():
+def test_drop_share_falls_along_a_cosine():
     assert [cosine_share(t, 100) for t in (0, 25, 50, 100, 200)] == pytest.approx(
         [0.3, 0.15 * (1 + cos(pi / 4)), 0.15, 0, 0]
     )

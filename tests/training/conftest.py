@@ -1,4 +1,4 @@
-"""Images to learn from, and others to look at."""
+"""Training and validation images."""
 
 import pytest
 from training_cases import make_split

@@ -29,7 +29,7 @@ from masksearch.utils.nested import take
 
 
 class Streamed:
-    """A split that hands out batches of a resident one, and draws random numbers as a transform would."""
+    """A streamed split with the batches of a resident split, which draws random numbers as a transform would."""
 
     resident, own_order, identity = False, False, None
 
@@ -89,7 +89,7 @@ def regression(n=90, form=dict, seed=0):
 
 
 @pytest.mark.parametrize("form", [dict, tuple])
-def test_a_regression_on_nested_inputs_learns_and_its_metric_is_r2(form):
+def test_regression_on_nested_inputs_learns_and_reports_r2(form):
     split, val, model = regression(form=form), regression(40, form, seed=1), mixing()
     training = train(model, split, settings(epochs=30, lr=0.02), val=val)
     found = evaluate(model, val)
@@ -105,7 +105,7 @@ def test_a_regression_on_nested_inputs_learns_and_its_metric_is_r2(form):
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
-def test_streamed_is_resident_bit_for_bit(task, augment):
+def test_streamed_training_equals_resident_training_exactly(task, augment):
     if task == "classification":
         split, val, build = make_split(), make_split(60, seed=1), make_model
     else:
@@ -120,7 +120,7 @@ def test_streamed_is_resident_bit_for_bit(task, augment):
     assert evaluate(whole.model, val) == evaluate(whole.model, Streamed(val))
 
 
-def test_nested_examples_that_do_not_fit_the_device_are_streamed_bit_for_bit(monkeypatch):
+def test_nested_inputs_streamed_to_the_device_train_equally_to_resident_inputs(monkeypatch):
     results = []
     for share in (1.0, 0.0):
         monkeypatch.setitem(batch_module.RESIDENT_SHARE, "cpu", share)
@@ -128,7 +128,7 @@ def test_nested_examples_that_do_not_fit_the_device_are_streamed_bit_for_bit(mon
     assert same(*results)
 
 
-def test_a_loader_trains_in_its_own_order_and_resumes_at_epochs(tmp_path, monkeypatch, val):
+def test_training_with_a_loader_keeps_the_loader_order_and_resumes(tmp_path, monkeypatch, val):
     split = Loader(make_split())
     assert optimizer_steps(split, settings(accumulate=3)) == 2
     end, third = Duration.parse("end"), Duration.parse("3it")
@@ -142,14 +142,14 @@ def test_a_loader_trains_in_its_own_order_and_resumes_at_epochs(tmp_path, monkey
     assert without_seconds(whole.epochs) == without_seconds(again.epochs)
 
 
-def test_a_loader_with_another_number_of_batches_is_an_error():
+def test_loader_with_wrong_number_of_batches_raises_input_error():
     split = Loader(make_split())
     split.batches = lambda order, sizes: iter([split.sample(20)])
     with pytest.raises(InputError, match="1 batches in a pass, and its length is 4"):
         train(make_model(), split, SETTINGS)
 
 
-def test_a_streamed_label_outside_the_classes_is_an_error_with_a_sentence():
+def test_streamed_label_outside_the_classes_raises_input_error():
     split = make_split()
     split.targets = split.targets.clone()
     split.targets[77] = 10
@@ -166,7 +166,7 @@ class Characters(nn.Module):
         return {"logits": self.head(self.table(tokens))}
 
 
-def test_losses_weigh_by_token_and_a_lower_perplexity_is_better():
+def test_language_model_loss_is_a_mean_over_tokens_and_lower_perplexity_is_better():
     g = generator()
     tokens = torch.randint(0, 7, (30, 9), generator=g)
     targets = tokens.clone()
@@ -184,7 +184,7 @@ def test_losses_weigh_by_token_and_a_lower_perplexity_is_better():
     assert training.epochs[-1].train_metric < training.epochs[0].train_metric
 
 
-def test_images_with_maps_train():
+def test_segmentation_trains_on_label_maps():
     g = generator()
     images = torch.randn(20, 3, 8, 8, generator=g)
     split = Split(images, (images[:, 0] > 0).long(), "segmentation")
@@ -194,7 +194,7 @@ def test_images_with_maps_train():
     assert evaluate(model, split).metric > 0.8
 
 
-def test_targets_may_be_none_and_the_task_one_s_own():
+def test_custom_task_trains_without_targets():
     inputs = torch.randn(40, 6, generator=generator())
     task = Task(
         lambda outputs, targets: (outputs - 1).square().mean(),
@@ -207,7 +207,7 @@ def test_targets_may_be_none_and_the_task_one_s_own():
     assert training.epochs[-1].val_metric == pytest.approx(1, abs=0.05)
 
 
-def test_logits_in_a_dict_are_read(split, val):
+def test_logits_in_an_output_dict_are_used(split, val):
     training = train(Pair(), split, settings(epochs=6), val=val)
     assert training.best.row.val_accuracy > 0.8
     assert evaluate(training.model, val).metrics.keys() == {"accuracy", "top-5 accuracy"}
@@ -230,7 +230,7 @@ def test_logits_in_a_dict_are_read(split, val):
         ),
     ],
 )
-def test_tasks_that_do_not_fit_get_a_sentence(split, model, message):
+def test_task_incompatible_with_outputs_or_settings_raises_input_error(split, model, message):
     with pytest.raises(InputError, match=message) as caught:
         evaluate(model, split)
     assert "\n" not in str(caught.value)
@@ -240,7 +240,7 @@ def test_tasks_that_do_not_fit_get_a_sentence(split, model, message):
         train(nn.Linear(3, 1), Split(torch.ones(9, 3), torch.ones(9, 1), "regression"), settings(label_smoothing=0.1))
 
 
-def test_rows_compare_by_the_direction_of_the_metric():
+def test_epoch_rows_compare_by_the_direction_of_the_metric():
     def row(metric, higher=True):
         return EpochRow(1, 0.5, None, 0.5, metric, 0.1, 1.0, higher)
 
@@ -252,13 +252,13 @@ def test_rows_compare_by_the_direction_of_the_metric():
     assert row(0.8).val_accuracy == 0.8
 
 
-def test_a_split_without_a_task_is_for_classification(val):
+def test_split_without_a_task_is_evaluated_as_classification(val):
     plain = SimpleNamespace(inputs=val.inputs, targets=val.targets.to(torch.int32))
     model = make_model()
     assert evaluate(model, plain) == evaluate(model, Split(val.inputs, val.targets, TASKS["classification"]))
 
 
-def test_a_batch_of_padding_alone_changes_nothing():
+def test_batch_of_only_padding_keeps_weights_finite():
     tokens = torch.randint(0, 7, (8, 5), generator=generator())
     targets = tokens.clone()
     targets[4:] = -100
@@ -268,7 +268,7 @@ def test_a_batch_of_padding_alone_changes_nothing():
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_a_torchmetrics_metric_is_computed_over_the_whole_split(val):
+def test_torchmetrics_metric_is_computed_over_the_whole_split(val):
     torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
     metric = torchmetrics.classification.MulticlassF1Score(10, average="macro")
     task = Task(F.cross_entropy, metric, metric_name="macro F1")

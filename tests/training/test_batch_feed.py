@@ -1,4 +1,4 @@
-"""Images on their way to the network: streamed = resident, and augmentation against one image at a time."""
+"""Batches for the network: streamed equals resident, and augmentation equals augmentation image by image."""
 
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ def make_split(n=70, channels=3):
     return SimpleNamespace(inputs=images, targets=torch.randint(0, 10, (n,), generator=g))
 
 
-def test_crop_flip_is_what_one_image_at_a_time_gives():
+def test_crop_flip_of_a_batch_equals_crop_flip_of_each_image():
     split = make_split()
     draws = draw_crop_flip(70, torch.Generator().manual_seed(1))
     for image, (top, left, flipped), out in zip(
@@ -29,7 +29,7 @@ def test_crop_flip_is_what_one_image_at_a_time_gives():
         assert torch.equal(out, window.flip(2) if flipped else window)
 
 
-def test_draws_cover_every_corner_evenly():
+def test_crop_flip_draws_are_uniform():
     draws = draw_crop_flip(20_000, torch.Generator().manual_seed(0))
     for column in (0, 1):
         counts = draws[:, column].bincount(minlength=9)
@@ -38,7 +38,7 @@ def test_draws_cover_every_corner_evenly():
     assert draws[:, 2].float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_batches_follow_the_order_whatever_the_chunks():
+def test_batches_keep_the_order_for_every_chunk_size():
     split = make_split()
     order = torch.randperm(70, generator=torch.Generator().manual_seed(2))
     draws = draw_crop_flip(70, torch.Generator().manual_seed(3))
@@ -51,7 +51,7 @@ def test_batches_follow_the_order_whatever_the_chunks():
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
-def test_streamed_is_resident_bit_for_bit(monkeypatch, augment):
+def test_streamed_images_train_equally_to_resident_images(monkeypatch, augment):
     split = make_split()
     start = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 10)).state_dict()
     results = []
@@ -67,7 +67,7 @@ def test_streamed_is_resident_bit_for_bit(monkeypatch, augment):
     assert not torch.equal(resident["0.weight"], start["0.weight"])
 
 
-def test_auto_augments_as_the_data_set_says():
+def test_augment_auto_follows_the_data_set():
     split = make_split()
     results = {}
     for said, asked in ((False, "auto"), (True, "auto"), (False, "none"), (True, "none"), (False, "crop_flip")):
@@ -83,7 +83,7 @@ def test_auto_augments_as_the_data_set_says():
     assert not torch.equal(plain, cropped)
 
 
-def test_channels_last_changes_the_layout_alone():
+def test_channels_last_changes_only_the_memory_layout():
     split = make_split()
     laid_out = next(Feed(split, torch.device("cpu"), channels_last=True).in_order(8))[0]
     assert torch.equal(laid_out, split.inputs[:8])

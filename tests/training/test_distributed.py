@@ -44,7 +44,7 @@ NAMES = ("plain", "practices", "adam", "tiny last batch", "regression", "tokens"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "own loss", "regrown"])
-def test_losses_and_weights_without_batchnorm_are_those_of_one_device(results, name):
+def test_losses_and_weights_on_two_devices_equal_those_on_a_single_device(results, name):
     (rows, weights, _), (rows_0, weights_0, _) = (found["trainings"][name] for found in results[:2])
     means = [] if name in ("regression", "tokens") else ["train_metric"]  # R2 and perplexity are no means over examples
     for field in ("train_loss", "val_loss", "val_metric", "lr", *means):
@@ -70,7 +70,7 @@ def test_masks_are_exact_on_all_ranks(results):
     assert torch.equal(regrown[0], regrown[1])
 
 
-def test_every_rank_takes_its_consecutive_share_of_the_batches_of_one_device(results):
+def test_ranks_split_the_batches_of_a_single_device_into_consecutive_shares(results):
     alone, first, second = (found["order"] for found in results)
     checks = len(first) - len(alone)  # test runs of two examples, before the training
     shared = [torch.cat(pair) for pair in zip(first[checks:], second[checks:], strict=True)]
@@ -85,7 +85,7 @@ def test_batchnorm_statistics_are_those_of_rank_0(results):
     assert first[1]["1.num_batches_tracked"] == alone[1]["1.num_batches_tracked"] == 2 * 9
 
 
-def test_a_training_continues_from_the_checkpoint_of_rank_0(results):
+def test_training_resumes_from_the_checkpoint_of_rank_0(results):
     for found in results:
         whole, stopped, continued = (found["trainings"][name] for name in ("uninterrupted", "interrupted", "continued"))
         assert [len(rows) for rows, *_ in (whole, stopped, continued)] == [3, 1, 3]
@@ -93,7 +93,7 @@ def test_a_training_continues_from_the_checkpoint_of_rank_0(results):
         torch.testing.assert_close(continued[1], whole[1], rtol=0, atol=0)
 
 
-def test_scores_are_those_of_one_device_and_equal_on_all_ranks(results):
+def test_scores_on_two_devices_equal_those_on_a_single_device(results):
     alone, first, second = (found["scorings"] for found in results)
     assert first == second
     for name, (values, best) in alone.items():
@@ -101,7 +101,7 @@ def test_scores_are_those_of_one_device_and_equal_on_all_ranks(results):
         assert first[name][1] == best, name
 
 
-def test_a_sweep_writes_one_run_folder_and_continues(tmp_path):
+def test_distributed_sweep_writes_a_single_run_folder_and_resumes(tmp_path):
     words = "--epochs 1 --seeds 1 --budget 4 --methods annealing magnitude --sparsity 0.8 --retrain-epochs 1"
     flags = [*words.split(), "--train-examples", "200", "--device", "cpu", "--runs", tmp_path / "runs"]
     done = torchrun(ROOT / "run_search.py", *flags)
@@ -133,7 +133,7 @@ with ms.distributed("cpu") as ranks:
 """
 
 
-def test_a_rank_that_fails_ends_all_with_its_sentence(tmp_path):
+def test_failing_rank_ends_all_ranks_with_its_message(tmp_path):
     script = tmp_path / "failing.py"
     script.write_text(FAILING)
     done = torchrun(script, timeout=120)
@@ -143,14 +143,14 @@ def test_a_rank_that_fails_ends_all_with_its_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("n", "size"), [(1, 2), (2, 2), (3, 2), (5, 4), (16, 2), (17, 3), (7, 8)])
-def test_shares_cover_a_batch_once(n, size):
+def test_shares_of_ranks_cover_each_example_of_a_batch_once(n, size):
     shares = [share(n, rank, size) for rank in range(size)]
     counted = [place for start, stop, counts in shares if counts for place in range(start, stop)]
     assert counted == list(range(n))
     assert all(stop - start >= min(2, n) for start, stop, _ in shares)
 
 
-def test_sync_batchnorm_replaces_layers_during_the_training_only():
+def test_sync_batchnorm_replaces_layers_only_during_training():
     model = distributed_cases.network(norm=True)
     norm, names = model[1], list(model.state_dict())
     with synchronised_norms(model):
@@ -161,7 +161,7 @@ def test_sync_batchnorm_replaces_layers_during_the_training_only():
     assert model[1] is norm
 
 
-def test_sync_batchnorm_is_refused_on_a_cpu():
+def test_sync_batchnorm_on_a_cpu_raises_input_error():
     with pytest.raises(InputError, match="sync_batchnorm: True; it needs CUDA, and the device is cpu"):
         train(distributed_cases.network(), distributed_cases.data().train, TrainSettings(sync_batchnorm=True))
 
@@ -175,7 +175,7 @@ def test_sync_batchnorm_is_refused_on_a_cpu():
         ({"train_fn": "own_tasks:own_loop"}, "train_fn: own_tasks:own_loop; with torchrun"),
     ],
 )
-def test_settings_that_need_one_process_are_refused_before_the_processes_meet(monkeypatch, settings, sentence):
+def test_settings_unsupported_with_torchrun_raise_input_error_before_connecting(monkeypatch, settings, sentence):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (

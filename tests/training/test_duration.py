@@ -1,4 +1,4 @@
-"""Durations: moments with their unit."""
+"""Durations: moments of a training with their unit."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from masksearch.utils.errors import InputError
         ("best:03ep", "best:3ep", 21),
     ],
 )
-def test_texts_and_steps(text, canonical, steps):
+def test_duration_is_parsed_and_converted_to_steps(text, canonical, steps):
     duration = Duration.parse(text)
     assert str(duration) == canonical
     assert Duration.parse(canonical) == duration
@@ -35,7 +35,7 @@ def test_texts_and_steps(text, canonical, steps):
         *("best:0", "best:0ep", "best:3", "best:5it", "best:end", "best:", "best3ep", "bests"),
     ],
 )
-def test_everything_else_is_an_error_that_names_its_flag(text):
+def test_wrong_duration_raises_input_error_with_its_flag(text):
     with pytest.raises(InputError, match="find_at") as caught:
         Duration.parse(text, "find_at")
     assert repr(text) in str(caught.value)
@@ -43,11 +43,11 @@ def test_everything_else_is_an_error_that_names_its_flag(text):
 
 
 @pytest.mark.parametrize("text", ["0", "10ep", "70it", "end", "1it", "best", "best:10ep"])
-def test_moments_within_the_training(text):
+def test_check_within_accepts_moments_of_the_training(text):
     Duration.parse(text).check_within(steps_per_epoch=7, epochs=10)
 
 
 @pytest.mark.parametrize("text", ["11ep", "71it", "best:11ep"])
-def test_moments_after_its_end_are_errors(text):
+def test_check_within_raises_input_error_for_moments_after_the_training(text):
     with pytest.raises(InputError, match=r"k: .* 10ep = 70it"):
         Duration.parse(text).check_within(7, 10, "k")

@@ -1,4 +1,4 @@
-"""Learning rates against closed forms and against torch's schedulers, and the settings' checks."""
+"""Learning rates against closed forms and torch's schedulers, and checks of training settings."""
 
 import math
 
@@ -15,11 +15,11 @@ def dummy(lr):
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def test_constant():
+def test_constant_learning_rate_stays_constant():
     assert {learning_rate(TrainSettings(lr=0.3), epoch) for epoch in range(10)} == {0.3}
 
 
-def test_multistep():
+def test_multistep_learning_rate_equals_that_of_torch():
     settings = TrainSettings(epochs=160, lr=0.1, lr_schedule="multistep", milestones=(80, 120), factor=0.1)
     rates = [learning_rate(settings, epoch) for epoch in range(160)]
     assert rates == pytest.approx([0.1] * 80 + [0.01] * 40 + [0.001] * 40)
@@ -31,7 +31,7 @@ def test_multistep():
         scheduler.step()
 
 
-def test_cosine():
+def test_cosine_learning_rate_equals_that_of_torch():
     settings = TrainSettings(epochs=30, lr=0.2, lr_schedule="cosine")
     rates = [learning_rate(settings, epoch) for epoch in range(30)]
     assert rates[0] == 0.2
@@ -46,7 +46,7 @@ def test_cosine():
 
 
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
-def test_epochs_beyond_the_last_keep_its_rate(schedule):
+def test_learning_rate_after_the_last_epoch_stays_constant(schedule):
     settings = TrainSettings(epochs=30, lr=0.2, lr_schedule=schedule, milestones=(10, 30))
     last = learning_rate(settings, 29)
     assert {learning_rate(settings, epoch) for epoch in range(29, 60)} == {last}
@@ -56,7 +56,7 @@ def test_epochs_beyond_the_last_keep_its_rate(schedule):
 
 @pytest.mark.parametrize("patience", [0, 1, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_plateau_is_torch_s(patience, seed):
+def test_plateau_learning_rate_equals_that_of_torch(patience, seed):
     settings = TrainSettings(epochs=40, lr=0.5, lr_schedule="plateau", patience=patience, factor=0.5)
     losses = (torch.rand(40, generator=torch.Generator().manual_seed(seed)) + 3 / torch.arange(1, 41)).tolist()
     optimizer = dummy(0.5)
@@ -100,7 +100,7 @@ def test_plateau_is_torch_s(patience, seed):
         ({"nesterov": True, "optimizer": "adam"}, "nesterov: True"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_in_one_line(changes, message):
+def test_wrong_training_settings_raise_input_error(changes, message):
     with pytest.raises(InputError) as caught:
         TrainSettings(**changes)
     assert str(caught.value).startswith(message)

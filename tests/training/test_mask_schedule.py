@@ -1,4 +1,4 @@
-"""Masks that change during a training, as the trainer sees them."""
+"""Masks that change during a training."""
 
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ from masksearch.utils.errors import InputError
 
 
 class Shifting:
-    """Masks that move by one place after some steps, whatever the network does."""
+    """Masks that move by one place after some steps, independent of the network."""
 
     def __init__(self, model, steps, density=0.3):
         self.model, self.steps, self.shift = model, set(steps), 0
@@ -52,7 +52,7 @@ class Shifting:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_step_is_the_loop_written_by_hand(split, optimizer):
+def test_training_with_changing_masks_equals_a_handwritten_loop(split, optimizer):
     """One batch an epoch, in torch's own optimiser; at a change, weights and the optimiser's memory are zeroed."""
     chosen = for_optimizer(optimizer, epochs=6, batch_size=150)
     moments = [Duration.parse(f"{n}it") for n in range(1, 7)]
@@ -92,7 +92,7 @@ def test_every_step_is_the_loop_written_by_hand(split, optimizer):
             masks = hand.masks
 
 
-def test_regrown_weights_begin_at_zero_and_learn(split):
+def test_regrown_weights_start_at_zero_and_learn(split):
     model = make_model()
     remask = Shifting(model, [3])
     first = remask.masks
@@ -107,7 +107,9 @@ def test_regrown_weights_begin_at_zero_and_learn(split):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("after", [1, 2])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, after):
+def test_resumed_training_with_changing_masks_equals_uninterrupted_training(
+    tmp_path, monkeypatch, split, val, optimizer, after
+):
     def remask(model):
         return Shifting(model, [2, 4, 6, 9, 13])
 
@@ -122,21 +124,21 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val,
     assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in more["snapshots"])
 
 
-def test_masks_that_never_change_are_masks(split):
+def test_mask_schedule_without_changes_equals_fixed_masks(split):
     model, twin = make_model(), make_model()
     train(model, split, SETTINGS, remask=Shifting(model, []))
     train(twin, split, SETTINGS, masks=make_masks(twin))
     assert same(model.state_dict(), twin.state_dict())
 
 
-def test_steps_count_from_the_schedule_s_start(split):
+def test_mask_schedule_counts_steps_from_the_start_of_the_lr_schedule(split):
     model = make_model()
     remask = Shifting(model, [])
     train(model, split, SETTINGS, remask=remask, begin=1)
     assert remask.seen == list(range(6, 16))
 
 
-def test_what_does_not_fit_is_refused(split):
+def test_remask_with_wrong_arguments_raises_input_error(split):
     model = make_model()
     with pytest.raises(InputError, match="masks: given beside remask, which has its own masks; leave masks out"):
         train(model, split, SETTINGS, remask=Shifting(model, []), masks=make_masks(model))
@@ -145,7 +147,7 @@ def test_what_does_not_fit_is_refused(split):
         train(other, split, SETTINGS, remask=Shifting(model, []))
 
 
-def test_checkpoint_of_other_masks_is_refused(tmp_path, split):
+def test_checkpoint_of_other_masks_raises_input_error(tmp_path, split):
     def again(**more):
         model = make_model()
         train(model, split, SETTINGS, checkpoint=tmp_path / "c", **(more or {"remask": Shifting(model, [])}))

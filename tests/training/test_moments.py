@@ -1,4 +1,4 @@
-"""The best by validation as a moment, and trainings that are a stretch of a schedule."""
+"""Snapshots of the best validation epoch, and trainings of a part of the epochs (begin, until)."""
 
 import pytest
 from training_cases import (
@@ -21,7 +21,7 @@ BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "be
 NOISY = settings(epochs=6, lr=0.4)  # its accuracy goes up and down
 
 
-def test_best_is_the_best_until_then(split, val):
+def test_best_snapshot_has_the_weights_of_the_best_epoch_up_to_its_moment(split, val):
     training = train(make_model(), split, NOISY, val=val, snapshots=[BEST, BEST_OF_2, BEST_OF_5])
     accuracies = [row.val_accuracy for row in training.epochs]
     assert accuracies.index(max(accuracies[:2])) != accuracies.index(max(accuracies)) != 5
@@ -32,7 +32,7 @@ def test_best_is_the_best_until_then(split, val):
     assert same(training.snapshots[BEST], training.best.weights)
 
 
-def test_before_the_end_of_a_training_cut_short_best_is_the_best_so_far(split, val):
+def test_best_snapshot_of_a_stopped_training_has_the_best_weights_so_far(split, val):
     moments = [BEST, BEST_OF_5]
     training = train(make_model(), split, NOISY, val=val, snapshots=moments, on_epoch=lambda row: row.epoch == 3)
     assert training.stopped
@@ -40,7 +40,7 @@ def test_before_the_end_of_a_training_cut_short_best_is_the_best_so_far(split, v
         assert same(training.snapshots[moment], training.best.weights)
 
 
-def test_without_a_finite_epoch_best_is_the_weights_as_they_are(split, val):
+def test_best_snapshot_without_a_finite_epoch_has_the_current_weights(split, val):
     diverged = train(make_model(), split, settings(lr=1e30), val=val, snapshots=[BEST, BEST_OF_2])
     assert diverged.diverged
     if diverged.best is None:
@@ -49,7 +49,7 @@ def test_without_a_finite_epoch_best_is_the_weights_as_they_are(split, val):
     assert same(none.snapshots[BEST], make_model().state_dict())
 
 
-def test_best_moments_survive_an_interruption(tmp_path, monkeypatch, split, val):
+def test_best_snapshots_of_resumed_training_equal_uninterrupted_training(tmp_path, monkeypatch, split, val):
     more = {"snapshots": [BEST, BEST_OF_2, BEST_OF_5, END]}
     whole = train(make_model(), split, NOISY, val=val, **more)
     for after in (1, 3, 6):
@@ -61,7 +61,7 @@ def test_best_moments_survive_an_interruption(tmp_path, monkeypatch, split, val)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
-def test_two_stretches_are_the_whole(split, val, schedule):
+def test_two_consecutive_parts_of_a_training_equal_the_whole_training(split, val, schedule):
     """With an optimiser that remembers nothing, since its state begins anew."""
     chosen = settings(
         epochs=4, momentum=0, nesterov=False, lr_schedule=schedule, milestones=(1, 3), augment="crop_flip"
@@ -78,14 +78,14 @@ def test_two_stretches_are_the_whole(split, val, schedule):
         assert same(whole.snapshots[moment], (first.snapshots | second.snapshots)[moment])
 
 
-def test_beyond_the_schedule_the_last_rate_stays(split):
+def test_learning_rate_stays_constant_beyond_the_schedule(split):
     chosen = settings(epochs=3, lr_schedule="cosine")
     rows = train(make_model(), split, chosen, begin=2, until=5).epochs
     assert [row.epoch for row in rows] == [3, 4, 5]
     assert {row.lr for row in rows} == {learning_rate(chosen, 2)}
 
 
-def test_plateau_looks_only_at_this_stretch(split, val):
+def test_plateau_uses_only_losses_of_the_current_part_of_a_training(split, val):
     chosen = settings(epochs=6, lr_schedule="plateau", patience=0, lr=0.4)
     rows = train(make_model(), split, chosen, val=val, begin=3).epochs
     losses = [row.val_loss for row in rows]
@@ -93,7 +93,7 @@ def test_plateau_looks_only_at_this_stretch(split, val):
     assert rows[0].lr == 0.4
 
 
-def test_a_stretch_is_resumed_bit_for_bit(tmp_path, monkeypatch, split, val):
+def test_resumed_part_of_a_training_equals_uninterrupted_part(tmp_path, monkeypatch, split, val):
     more = {"begin": 1, "until": 5, "snapshots": [BEST, END], "masks": make_masks(make_model())}
     whole = train(make_model(), split, SETTINGS, val=val, **more)
     again = interrupted_and_resumed(tmp_path / "c", split, val, SETTINGS, after=3, monkeypatch=monkeypatch, **more)
@@ -102,14 +102,14 @@ def test_a_stretch_is_resumed_bit_for_bit(tmp_path, monkeypatch, split, val):
     assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in more["snapshots"])
 
 
-def test_a_stretch_of_no_epochs_changes_nothing(split, val):
+def test_part_of_zero_epochs_changes_nothing(split, val):
     training = train(make_model(), split, SETTINGS, val=val, begin=2, until=2, snapshots=[BEST, Duration.parse("2ep")])
     assert training.epochs == []
     assert all(same(weights, make_model().state_dict()) for weights in training.snapshots.values())
 
 
 @pytest.mark.parametrize("change", [{"begin": 2}, {"until": 2}])
-def test_checkpoint_of_another_stretch_is_refused(tmp_path, split, change):
+def test_checkpoint_of_another_part_of_a_training_raises_input_error(tmp_path, split, change):
     train(make_model(), split, SETTINGS, begin=1, until=3, checkpoint=tmp_path / "c")
     with pytest.raises(InputError, match=f"with {next(iter(change))} "):
         train(make_model(), split, SETTINGS, **({"begin": 1, "until": 3} | change), checkpoint=tmp_path / "c")
@@ -131,7 +131,7 @@ def test_checkpoint_of_another_stretch_is_refused(tmp_path, split, change):
         ({"begin": 1, "until": 0}, "begin: 1; allowed is 0 to 0"),
     ],
 )
-def test_moments_and_stretches_that_make_no_sense_are_refused_before_work(split, call, message):
+def test_wrong_snapshots_begin_or_until_raise_input_error_before_training(split, call, message):
     model = make_model()
     with pytest.raises(InputError, match=message) as caught:
         train(model, split, SETTINGS, **call)

@@ -1,4 +1,4 @@
-"""Masks in training loops of one's own: exact zeros after every step, whatever the optimiser and the device do."""
+"""Masks in training loops of users: pruned weights are exactly zero after every step."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_pruned_weights_are_zero_after_every_step(split, granularity, options):
         assert are_zero(model, space, mask)
 
 
-def test_nan_and_negative_zeros_become_zero():
+def test_keep_mask_replaces_nan_and_negative_zero_by_zero():
     model, space, mask = case()
     keep = ms.keep_mask(model, space, mask)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_nan_and_negative_zeros_become_zero():
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_loaded_weights_and_moved_networks_are_masked(assign):
+def test_keep_mask_masks_loaded_weights_and_moved_networks(assign):
     model, space, mask = case()
     keep = ms.keep_mask(model, space, mask)
     model.load_state_dict(make_model(seed=3).state_dict(), assign=assign)
@@ -77,7 +77,7 @@ def test_loaded_weights_and_moved_networks_are_masked(assign):
     keep()
 
 
-def test_attach_masks_by_itself_and_remove_ends_it(split):
+def test_attached_mask_applies_after_every_step_until_removed(split):
     model, space, mask = case()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     keep = ms.keep_mask(model, space, mask).attach(optimizer)
@@ -90,7 +90,7 @@ def test_attach_masks_by_itself_and_remove_ends_it(split):
     assert not are_zero(model, space, mask)
 
 
-def test_a_loop_with_a_kept_mask_is_the_trainer(split):
+def test_user_loop_with_keep_mask_equals_the_trainer(split):
     model, space, mask = case()
     twin = make_model()
     model[3].p = twin[3].p = 0.0
@@ -107,7 +107,7 @@ def test_a_loop_with_a_kept_mask_is_the_trainer(split):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_masks_of_another_network_are_refused():
+def test_keep_mask_of_another_network_raises_input_error():
     model, space, mask = case()
     other = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(ms.InputError, match=r"\(6, 1, 3, 3\); Sequential needs torch.bool \(4, 4\)"):
@@ -123,7 +123,7 @@ def examples():
     return [{"inputs": x, "labels": y} for x, y in zip(split.inputs, split.targets, strict=True)]
 
 
-def test_lightning_keeps_a_mask(tmp_path):
+def test_lightning_callback_keeps_a_mask(tmp_path):
     lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
     model, space, mask = case()
 
@@ -155,7 +155,7 @@ def test_lightning_keeps_a_mask(tmp_path):
     assert not torch.equal(model[0].weight, before)
 
 
-def test_transformers_trainer_keeps_a_mask(tmp_path):
+def test_transformers_callback_keeps_a_mask(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     model, space, mask = case()
@@ -192,7 +192,7 @@ def test_transformers_trainer_keeps_a_mask(tmp_path):
     assert not torch.equal(model[0].weight, before)
 
 
-def test_a_missing_library_is_a_sentence(monkeypatch):
+def test_callback_without_its_library_raises_input_error(monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name)
 

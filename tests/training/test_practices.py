@@ -1,4 +1,4 @@
-"""Warm-up, clipping, accumulation, averages, float16, early stopping, groups and distillation against hand loops."""
+"""Warm-up, clipping, accumulation, EMA, float16, early stopping, weight decay and distillation against formulas."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def flat_model():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
 
 
-def test_warmup_raises_the_rate_step_by_step(split):
+def test_warmup_raises_the_learning_rate_in_every_step(split):
     moments = its(0, 1, 2, 3)
     plain = train(flat_model(), split, plain_sgd(batch_size=50), snapshots=moments)
     warm = train(flat_model(), split, plain_sgd(batch_size=50, warmup=2 / 3), snapshots=moments)
@@ -63,7 +63,7 @@ def test_warmup_raises_the_rate_step_by_step(split):
     assert [row.lr for row in train(flat_model(), split, multistep, begin=2).epochs] == pytest.approx([0.05, 0.005])
 
 
-def test_clipping_is_torch_s(split):
+def test_clip_norm_equals_gradient_clipping_of_torch(split):
     model, twin = flat_model(), flat_model()
     train(model, split, plain_sgd(batch_size=150, clip_norm=0.1))
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05)
@@ -75,7 +75,7 @@ def test_clipping_is_torch_s(split):
     torch.testing.assert_close(model[1].weight, twin[1].weight, rtol=1e-4, atol=1e-6)
 
 
-def test_accumulated_batches_are_one_large_batch():
+def test_accumulated_batches_equal_a_single_large_batch():
     split = make_split(130)  # the last step has one batch of 25 and one of 5
     weights, steps = [], []
     for batch, accumulate in ((50, 1), (25, 2)):
@@ -93,7 +93,7 @@ def test_accumulated_batches_are_one_large_batch():
     assert steps_per_epoch(130, 25, 4) == 2
 
 
-def test_the_slimming_penalty_counts_once_per_step(split):
+def test_slimming_penalty_is_added_once_per_step(split):
     differences = []
     for accumulate in (1, 3):
         runs = []
@@ -107,7 +107,7 @@ def test_the_slimming_penalty_counts_once_per_step(split):
     torch.testing.assert_close(*differences, rtol=1e-2, atol=1e-7)
 
 
-def test_averages_are_the_recurrence_over_the_steps(split, val):
+def test_ema_weights_follow_the_recurrence_of_averages(split, val):
     moments = its(*range(16))
     masks = make_masks(make_model())
     plain = train(make_model(), split, SETTINGS, masks=masks, snapshots=moments)
@@ -129,7 +129,7 @@ def test_averages_are_the_recurrence_over_the_steps(split, val):
     assert evaluate(model, val).metric == averaged.best.row.val_metric
 
 
-def test_averages_of_dropped_weights_are_zero(split):
+def test_ema_of_dropped_weights_is_zero(split):
     model = make_model()
     remask = Shifting(model, [3, 11])
     train(model, split, settings(ema=0.9), remask=remask)
@@ -138,7 +138,7 @@ def test_averages_of_dropped_weights_are_zero(split):
         assert (model.get_parameter(name)[keep] != 0).float().mean() > 0.7
 
 
-def test_float16_scales_the_loss_and_keeps_float32_weights(split, val):
+def test_float16_training_keeps_float32_weights_and_learns(split, val):
     training = train(make_model(), split, settings(precision="float16", epochs=6), val=val)
     assert all(parameter.dtype == torch.float32 for parameter in training.model.parameters())
     assert training.best.row.val_metric > 0.7
@@ -147,7 +147,7 @@ def test_float16_scales_the_loss_and_keeps_float32_weights(split, val):
     assert training.epochs[0].train_loss == pytest.approx(plain.epochs[0].train_loss, rel=0.05)
 
 
-def test_early_stopping_ends_after_the_patience(tmp_path, split, val):
+def test_early_stopping_ends_training_after_the_set_number_of_epochs(tmp_path, split, val):
     chosen = settings(epochs=40, lr=1e-9, stop_after=3)  # nothing improves after the first epoch
     training = train(make_model(dropout=0), split, chosen, val=val, checkpoint=tmp_path / "c")
     assert training.stopped
@@ -160,7 +160,7 @@ def test_early_stopping_ends_after_the_patience(tmp_path, split, val):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_no_decay_leaves_biases_and_norms_out(split, optimizer):
+def test_no_decay_leaves_biases_and_norms_without_weight_decay(split, optimizer):
     model, start = make_model(), make_model().state_dict()
     chosen = plain_sgd(optimizer=optimizer, epochs=1, batch_size=150, weight_decay=0.5, no_decay=True)
     train(model, split, chosen, loss=lambda outputs, targets: 0 * outputs.sum())
@@ -169,7 +169,7 @@ def test_no_decay_leaves_biases_and_norms_out(split, optimizer):
         torch.testing.assert_close(parameter.detach(), factor * start[name], rtol=1e-5, atol=1e-7)
 
 
-def test_distillation_is_the_formula_for_classes(split):
+def test_distillation_loss_of_classification_equals_the_formula(split):
     teacher, model = flat_model(), make_model(dropout=0)
     before = state(teacher)
     chosen = settings(epochs=1, batch_size=150, distill=0.3, distill_temperature=2.0)
@@ -202,7 +202,7 @@ OTHER_TASKS = {  # task: distance of the outputs of student and teacher
 
 
 @pytest.mark.parametrize("name", OTHER_TASKS)
-def test_distillation_of_other_tasks(name):
+def test_distillation_loss_of_other_tasks_equals_the_formula(name):
     task, distance = OTHER_TASKS[name]
     known, teacher, student = regression(), mixing().requires_grad_(False), mixing()
     split = Split(known.inputs, known.targets, task)
@@ -214,7 +214,9 @@ def test_distillation_of_other_tasks(name):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, precision):
+def test_resumed_training_with_all_practices_equals_uninterrupted_training(
+    tmp_path, monkeypatch, split, val, precision
+):
     chosen = settings(optimizer="adamw", lr=0.003, nesterov=False, epochs=4, precision=precision, **EVERYTHING)
     more = {"teacher": flat_model(), "snapshots": [*its(1, 5), Duration.parse("best")]}
     whole = train(make_model(), split, chosen, val=val, masks=make_masks(make_model()), **more)
@@ -243,7 +245,7 @@ def test_checkpoints_of_the_former_format_are_read(tmp_path, split, val):
     assert again.best.row == first.best.row
 
 
-def test_the_order_of_the_examples_does_not_depend_on_the_options(split):
+def test_order_of_examples_depends_only_on_seed_and_epoch(split):
     """Old rows stay: with every option off, a training is the loop of before (see also test_training)."""
     order = torch.randperm(150, generator=torch_generator(0, "epoch", 0, "order"))
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

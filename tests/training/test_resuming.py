@@ -1,4 +1,4 @@
-"""A training that was stopped goes on to the same weights, bit for bit, or says why it can't."""
+"""A resumed training has exactly the weights of an uninterrupted training, or raises an input error."""
 
 import itertools
 
@@ -28,7 +28,7 @@ SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 
 
 @pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, schedule):
+def test_resumed_training_equals_uninterrupted_training(tmp_path, monkeypatch, split, val, optimizer, schedule):
     chosen = for_optimizer(optimizer, lr_schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
     more = {
         "masks": make_masks(make_model()),
@@ -45,7 +45,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val,
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_resumed_is_uninterrupted_for_channels_last_weights(tmp_path, monkeypatch, val, optimizer):
+def test_resumed_channels_last_training_equals_uninterrupted_training(tmp_path, monkeypatch, val, optimizer):
     def build():
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 10)).to(
             memory_format=torch.channels_last
@@ -67,7 +67,7 @@ def test_resumed_is_uninterrupted_for_channels_last_weights(tmp_path, monkeypatc
     assert same(whole.model.state_dict(), again.model.state_dict())
 
 
-def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
+def test_finished_checkpoint_is_returned_without_training(tmp_path, split, val):
     first = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c")
     seen = []
     again = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c", on_epoch=seen.append)
@@ -86,20 +86,20 @@ def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
         ({"augment": True}, "augment False"),
     ],
 )
-def test_checkpoint_of_another_training_is_refused(tmp_path, split, change, named):
+def test_checkpoint_of_another_training_raises_input_error(tmp_path, split, change, named):
     call = {"model": make_model(), "split": split, "settings": SETTINGS, "checkpoint": tmp_path / "c"}
     train(**call)
     with pytest.raises(InputError, match=named):
         train(**(call | {"model": make_model()} | change))
 
 
-def test_file_that_is_no_checkpoint_is_refused(tmp_path, split):
+def test_unreadable_checkpoint_raises_input_error(tmp_path, split):
     (tmp_path / "c").write_text("hello")
     with pytest.raises(InputError, match="c can't be read"):
         train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c")
 
 
-def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
+def test_training_stopped_by_on_epoch_stays_stopped(tmp_path, split):
     end = Duration.parse("end")
     stopped = train(
         make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end], on_epoch=lambda row: row.epoch == 2
@@ -112,7 +112,7 @@ def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
     assert same(again.model.state_dict(), stopped.snapshots[end])
 
 
-def test_state_of_the_optimiser_step_keeps_its_form_in_the_file(tmp_path, split):
+def test_optimizer_step_state_has_a_fixed_form_in_checkpoints(tmp_path, split):
     path = tmp_path / "c"
     train(make_model(), split, settings(ema=0.7), checkpoint=path)
     step = load_tree(path)["step"]
@@ -122,7 +122,7 @@ def test_state_of_the_optimiser_step_keeps_its_form_in_the_file(tmp_path, split)
     assert step["scaler"] is None
 
 
-def test_checkpoint_of_an_early_version_without_a_state_of_the_step_is_read(tmp_path, split):
+def test_checkpoint_without_optimizer_step_state_is_read(tmp_path, split):
     path = tmp_path / "c"
     first = train(make_model(), split, SETTINGS, checkpoint=path)
     save_tree(path, {name: value for name, value in load_tree(path).items() if name != "step"})
@@ -132,7 +132,7 @@ def test_checkpoint_of_an_early_version_without_a_state_of_the_step_is_read(tmp_
 
 
 @pytest.mark.parametrize("change", [{"average": None}, {"average": {}}, "nothing"])
-def test_damaged_state_of_the_optimiser_step_is_refused(tmp_path, split, change):
+def test_checkpoint_with_damaged_optimizer_step_state_raises_input_error(tmp_path, split, change):
     path = tmp_path / "c"
     train(make_model(), split, settings(ema=0.7), checkpoint=path)
     tree = load_tree(path)

@@ -23,7 +23,7 @@ def one_step(**changes):
     return settings(**({"epochs": 1, "batch_size": 150, "momentum": 0, "nesterov": False} | changes))
 
 
-def test_the_first_step_differs_by_the_sign(split):
+def test_slimming_penalty_changes_the_first_step_by_the_sign_of_scales(split):
     plain, slim = network(), network()
     train(plain, split, one_step())
     train(slim, split, one_step(bn_l1=1e-2))
@@ -35,7 +35,7 @@ def test_the_first_step_differs_by_the_sign(split):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adadelta"])
-def test_every_optimizer_takes_the_whole_gradient(split, optimizer):
+def test_slimming_gradient_equals_autograd_with_every_optimizer(split, optimizer):
     """Against the penalty in the loss, differentiated by autograd (for which sign(0) is 0, too)."""
     chosen = for_optimizer(optimizer, epochs=4, batch_size=150, bn_l1=3e-2)
     model, twin = network(), network()
@@ -50,7 +50,7 @@ def test_every_optimizer_takes_the_whole_gradient(split, optimizer):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_scales_shrink_and_pruned_ones_stay_zero(split, precision):
+def test_slimming_shrinks_scales_and_pruned_scales_stay_zero(split, precision):
     keep = torch.tensor([True, True, False, True, False, True])
     sums = []
     for strength in (0.0, 3e-2):
@@ -66,7 +66,7 @@ def test_scales_shrink_and_pruned_ones_stay_zero(split, precision):
     assert sums[1] < 0.85 * sums[0]
 
 
-def test_a_shared_scale_counts_once(split):
+def test_slimming_penalty_counts_a_shared_scale_once(split):
     norm = nn.BatchNorm1d(16)
     other = nn.BatchNorm1d(16)
     other.weight = norm.weight
@@ -93,7 +93,7 @@ def test_a_shared_scale_counts_once(split):
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10).requires_grad_(False)),
     ],
 )
-def test_a_network_without_scales_is_refused(split, model):
+def test_slimming_without_batch_norm_scales_raises_input_error(split, model):
     with pytest.raises(InputError, match=r"bn_l1: 0.01; Sequential has no BatchNorm scale to train"):
         train(model, split, one_step(bn_l1=1e-2))
     train(model, split, one_step())

@@ -1,4 +1,4 @@
-"""One trainer: exact zeros, bitwise resumption, seeds, snapshots, refusals."""
+"""The trainer: exact zeros, seeds, snapshots, losses, evaluation and input errors."""
 
 import itertools
 import random
@@ -34,7 +34,7 @@ SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_pruned_weights_are_exactly_zero_at_every_moment(split, optimizer):
+def test_pruned_weights_are_exactly_zero_in_every_snapshot(split, optimizer):
     model = make_model()
     masks = make_masks(model)
     moments = [Duration.parse(text) for text in ("0", "1it", "7it", "2ep", "end")]
@@ -48,7 +48,7 @@ def test_pruned_weights_are_exactly_zero_at_every_moment(split, optimizer):
         assert (model.state_dict()[name] != start[name])[keep].float().mean() > 0.9
 
 
-def test_masked_network_trains_like_one_without_the_pruned_weights(split):
+def test_masked_network_trains_equally_to_a_network_without_the_pruned_weights(split):
     """Masking the input columns of a linear layer = a network that never had them."""
     kept = torch.arange(64) % 3 != 0
     masked = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -61,14 +61,14 @@ def test_masked_network_trains_like_one_without_the_pruned_weights(split):
     torch.testing.assert_close(masked[1].weight[:, kept], small[1].weight, rtol=1e-4, atol=1e-6)
 
 
-def test_same_seed_same_weights_other_seed_other_weights(split):
-    # Without dropout: the order of the images alone must tell the seeds apart.
+def test_equal_seeds_give_equal_weights_and_other_seeds_other_weights(split):
+    # Without dropout: the order of the images alone must make the seeds differ.
     runs = [train(make_model(dropout=0), split, SETTINGS, seed=seed).model.state_dict() for seed in (7, 7, 8)]
     assert same(runs[0], runs[1])
     assert not torch.equal(runs[0]["5.weight"], runs[2]["5.weight"])
 
 
-def test_fresh_process_gives_the_same_weights(split):
+def test_new_process_gives_equal_weights(split):
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import torch; torch.set_num_threads(1)\n"
@@ -80,7 +80,7 @@ def test_fresh_process_gives_the_same_weights(split):
     assert done.stdout.strip() == digest(here)
 
 
-def test_global_random_state_and_modes_are_left_alone(split, val):
+def test_training_keeps_global_random_state_and_module_modes(split, val):
     model = make_model()
     model[1].eval()  # a frozen BatchNorm in a network in train mode
     modes = [module.training for module in model.modules()]
@@ -93,7 +93,7 @@ def test_global_random_state_and_modes_are_left_alone(split, val):
     assert [module.training for module in model.modules()] == modes
 
 
-def test_snapshots_are_the_weights_of_shorter_trainings(split):
+def test_snapshots_equal_the_weights_of_shorter_trainings(split):
     moments = {text: Duration.parse(text) for text in ("0", "2ep", "3it", "end")}
     training = train(make_model(), split, SETTINGS, snapshots=list(moments.values()))
     assert same(training.snapshots[moments["0"]], make_model().state_dict())
@@ -119,14 +119,14 @@ def test_snapshots_are_the_weights_of_shorter_trainings(split):
     assert int(third["1.num_batches_tracked"]) == 3
 
 
-def test_snapshot_after_the_end_is_refused_before_work(split):
+def test_snapshot_after_the_end_raises_input_error_before_training(split):
     model = make_model()
     with pytest.raises(InputError, match="snapshots: 4ep is longer than the training"):
         train(model, split, SETTINGS, snapshots=[Duration.parse("4ep")])
     assert same(model.state_dict(), make_model().state_dict())
 
 
-def test_no_epochs_changes_nothing(split, val):
+def test_zero_epochs_change_nothing(split, val):
     end = Duration.parse("end")
     training = train(make_model(), split, settings(epochs=0), val=val, snapshots=[end])
     assert training.epochs == []
@@ -134,7 +134,7 @@ def test_no_epochs_changes_nothing(split, val):
     assert same(training.snapshots[end], make_model().state_dict())
 
 
-def test_plain_sgd_is_the_loop_everybody_writes(split):
+def test_sgd_training_equals_a_handwritten_loop(split):
     """Against torch's own optimiser, DataLoader-free, in the order that the trainer drew."""
     from masksearch.utils.seeds import torch_generator
 
@@ -159,7 +159,7 @@ def test_plain_sgd_is_the_loop_everybody_writes(split):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_it_learns_and_best_is_best_by_validation(split, val):
+def test_training_learns_and_best_is_the_best_validation_epoch(split, val):
     training = train(make_model(), split, settings(epochs=8), val=val)
     accuracies = [row.val_accuracy for row in training.epochs]
     assert max(accuracies) > 0.8
@@ -170,7 +170,7 @@ def test_it_learns_and_best_is_best_by_validation(split, val):
     assert [row.epoch for row in training.epochs] == list(range(1, 9))
 
 
-def test_label_smoothing_is_the_formula(split):
+def test_label_smoothing_loss_equals_the_formula(split):
     rows = train(make_model(dropout=0), split, settings(epochs=1, batch_size=150, label_smoothing=0.2)).epochs
     model = make_model(dropout=0).train()
     log_p = model(split.inputs).log_softmax(1)
@@ -180,7 +180,7 @@ def test_label_smoothing_is_the_formula(split):
 
 
 @pytest.mark.parametrize(("n", "batch"), [(150, 32), (97, 32), (65, 32), (1, 32), (5, 2), (4, 1), (33, 16)])
-def test_batches_cover_the_epoch(n, batch):
+def test_batch_sizes_cover_the_epoch(n, batch):
     sizes = batch_sizes(n, batch)
     assert sum(sizes) == n
     assert len(sizes) == steps_per_epoch(n, batch)
@@ -189,21 +189,21 @@ def test_batches_cover_the_epoch(n, batch):
         assert min(sizes) > 1
 
 
-def test_a_single_image_left_over_trains_batch_norm():
+def test_last_batch_of_a_single_image_is_avoided_for_batch_norm():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
     training = train(model, make_split(65), settings(epochs=1))
     assert int(model[2].num_batches_tracked) == 3
     assert not training.diverged
 
 
-def test_bfloat16_autocast_trains_float32_weights(split, val):
+def test_bfloat16_training_keeps_float32_weights_and_learns(split, val):
     training = train(make_model(), split, settings(precision="bfloat16", epochs=6), val=val)
     assert all(p.dtype == torch.float32 for p in training.model.parameters())
     assert training.best.row.val_accuracy > 0.7
     assert not same(training.model.state_dict(), train(make_model(), split, settings(epochs=6)).model.state_dict())
 
 
-def test_own_loss_takes_any_outputs(split, val):
+def test_custom_loss_accepts_any_outputs(split, val):
     def loss(outputs, labels):
         return F.cross_entropy(outputs["logits"], labels)
 
@@ -215,7 +215,7 @@ def test_own_loss_takes_any_outputs(split, val):
 
 
 class Viewing(nn.Module):
-    """A network that channels-last outputs don't fit."""
+    """A network whose call of view fails for channels-last outputs."""
 
     def __init__(self):
         super().__init__()
@@ -225,11 +225,11 @@ class Viewing(nn.Module):
         return self.head(self.conv(images).view(-1, 144))
 
 
-def test_networks_that_call_view_are_trained(val):
+def test_network_that_calls_view_is_trained_with_channels_last(val):
     assert not train(Viewing(), make_split(channels=3), SETTINGS).diverged
 
 
-def test_evaluation_is_the_definition(val):
+def test_evaluate_equals_accuracy_and_loss_computed_by_hand(val):
     model = make_model()
     scored = evaluate(model, val, batch_size=7)
     model.eval()
@@ -239,7 +239,7 @@ def test_evaluation_is_the_definition(val):
     assert scored.loss == pytest.approx(F.cross_entropy(outputs, val.targets).item(), rel=1e-5)
 
 
-def test_a_training_is_shown_in_one_line_without_the_network():
+def test_repr_of_a_training_is_a_single_line_without_the_network():
     training = train(make_model(), make_split(), settings(epochs=2), val=make_split())
     last, best = training.epochs[-1], training.best.epoch
     shown = f"Training(Sequential, 2 epochs, train loss {last.train_loss:.4g}, val accuracy {last.val_accuracy:.2%}"

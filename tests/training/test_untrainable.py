@@ -1,4 +1,4 @@
-"""What diverges ends with a row; what can't be trained is refused before any work."""
+"""Diverged trainings end with a row; wrong input raises an input error before training."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("where", ["train", "val"])
-def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val, where):
+def test_diverged_training_ends_with_a_row_without_exception(tmp_path, split, val, where):
     def loss(outputs, labels):
         value = F.cross_entropy(outputs, labels)
         spoiled = outputs.requires_grad == (where == "train") and len(outputs) > 2  # not the trial run's two images
@@ -36,7 +36,7 @@ def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val
     assert train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c").diverged
 
 
-def test_too_high_a_rate_diverges_by_itself(split):
+def test_too_high_learning_rate_diverges(split):
     training = train(make_model(), split, settings(lr=1e30))
     assert training.diverged
     assert len(training.epochs) < 3 or not np.isfinite(training.epochs[-1].train_loss)
@@ -93,7 +93,7 @@ def broken(**parts):
         ({"model": make_model().requires_grad_(False)}, "no parameter that requires a gradient"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_work(call, message):
+def test_wrong_training_input_raises_input_error_before_training(call, message):
     call = {"model": make_model(), "split": make_split(40), "settings": SETTINGS} | call
     before = state(call["model"])
     with pytest.raises(InputError, match=message) as caught:

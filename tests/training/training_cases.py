@@ -1,4 +1,4 @@
-"""Small data, a small network with everything that has a state, and interruptions: what tests of the trainer share."""
+"""Helpers of the trainer's tests: small data, a small network with every kind of state, and interruptions."""
 
 from types import SimpleNamespace
 
@@ -69,7 +69,7 @@ class InterruptionError(Exception):
 
 
 def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, build=make_model, remask=None, **more):
-    """A training that stops after an epoch and goes on; ``remask`` makes changing masks for a network."""
+    """Interrupt a training after an epoch and resume it; ``remask`` makes changing masks for a network."""
     monkeypatch.setattr(training_loop, "CHECKPOINT_SECONDS", 0.0)
 
     def run(on_epoch):
