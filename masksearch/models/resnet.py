@@ -41,7 +41,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
+        """Return the residual block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
         return self.relu(self.body(images) + self.shortcut(images))
 
 
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, classes) for images (n, c, h, w)."""
+        """Return the residual network's logits (n, classes) for a batch of images (n, channels, h, w)."""
         return self.fc(self.flatten(self.mean(self.stages(self.stem(images)))))
 
 
