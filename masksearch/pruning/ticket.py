@@ -12,7 +12,7 @@ from masksearch.training.record import Weights, copy_weights
 
 @dataclass(frozen=True)
 class Ticket:
-    """Pruned network that is ready to be trained: physically pruned, or masked with zeros."""
+    """Pruned network that is ready to be trained: with channels or blocks removed, or with pruned weights set to 0."""
 
     network: nn.Module
     masks: dict[str, Tensor]  # parameter name -> bool, entries to keep in training; empty if physically pruned
