@@ -26,7 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule, instead of the setting ``find_at``, chooses the epoch in which masks are found."""
+        """Whether the schedule itself chooses the epoch in which masks are found, so that ``find_at`` is not used."""
         return self.detects or self.changes == "ramp"
 
 
