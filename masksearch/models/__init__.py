@@ -75,7 +75,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """Arguments of the :func:`build_model` call that made a network; they make the same architecture again."""
+    """Arguments of the :func:`build_model` call that made a network; they build the same architecture again."""
 
     name: str
     shape: Shape

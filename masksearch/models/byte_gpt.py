@@ -18,7 +18,7 @@ class _Block(nn.Module):
         self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the block's output hidden states for its input hidden states, both (batch, positions, width)."""
+        """Return the transformer block's output hidden states for its inputs, both (batch, positions, width)."""
         x = self.before_attention(hidden)
         query, key, value = (
             layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -48,7 +48,7 @@ class ByteGpt(nn.Module):
 
 
 def byte_gpt(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
-    """Build a GPT language model on bytes: 6 blocks of width 256 with 8 heads, 4.9 million parameters for 256 bytes.
+    """Build a GPT language model on bytes: 6 blocks of width 256, 8 heads; 4.9 million parameters with 256 positions.
 
     ``shape`` is (length of a window,), ``width`` a multiplier; the width is a multiple of 8. ``classes`` is not used.
     """

@@ -34,7 +34,7 @@ def check_folder(folder: str) -> None:
 
 
 def from_transformers(folder: str, task: str, classes: int | None) -> nn.Module:
-    """Return the pretrained network of a local folder in float32: a causal language model, or a text classifier.
+    """Load the pretrained float32 network of a local folder: by ``task``, a causal language model or text classifier.
 
     Weights that the folder lacks, such as those of a classifier's last layer, are drawn at random.
 
