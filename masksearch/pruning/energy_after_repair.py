@@ -131,7 +131,10 @@ class RepairState(EnergyState):
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the mask's energy if the filters ``units[i]`` are pruned or restored, for each i."""
+        """Return the change of the mask's energy if the filters ``units[i]`` are pruned or restored, for each i.
+
+        The result is float64 (moves,).
+        """
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)

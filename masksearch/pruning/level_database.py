@@ -56,12 +56,12 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Number of kept channels of each group of coupled layers, at each density: int64 (groups, densities)."""
+        """Number of kept channels per group of layers pruned together, at each density: int64 (groups, densities)."""
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
     def mask(self, levels: Sequence[int]) -> Mask:
-        """Return the mask for one density per group of coupled layers; ``levels`` are indices into ``densities``.
+        """Return the mask for one density per group of layers pruned together: ``densities[levels[i]]`` for group i.
 
         Raises
         ------
@@ -77,13 +77,13 @@ class LevelDatabase:
         return Mask(self.space, bits)
 
     def network(self, levels: Sequence[int], *, small: bool = False) -> nn.Module:
-        """Return the repaired network for one density per group of coupled layers; ``levels`` indexes ``densities``."""
+        """Return the repaired network with density ``densities[levels[i]]`` in group i of layers pruned together."""
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return output errors after repair, with only one group of coupled layers pruned: float64 (groups, levels).
+        """Return the output error after repair if layer group i alone is pruned, to density j: (groups, densities).
 
-        A family is a group of coupled layers. The error is 0 at a level of density 1.
+        The result is float64. A family is a group of layers pruned together. The error is 0 at a level of density 1.
         The error is the relative squared error after repair of the layers that read the family (ZipLM), summed over
         them, where no other family loses units. Computing it fills the database.
         """

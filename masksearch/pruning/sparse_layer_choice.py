@@ -31,7 +31,7 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Speedup by a sparse layer: median dense time / median sparse time; below 1 the sparse layer is slower."""
+        """Speedup of a layer by a sparse weight: median dense time / median sparse time; below 1, sparse is slower."""
         return self.dense.median / self.sparse.median
 
 

@@ -25,7 +25,7 @@ class Ticket:
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """Return a :class:`Ticket`, ready to be trained: the network with given weights, pruned by a mask.
+    """Load weights into a network and prune it by a mask; return the network, ready to be trained, as a Ticket.
 
     Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
     if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.

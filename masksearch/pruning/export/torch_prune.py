@@ -101,7 +101,7 @@ def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
 def masked_state(
     state: Mapping[str, Tensor], space: WeightSpace, mask: Mask, form: StateForm = "zeros"
 ) -> dict[str, Tensor]:
-    """Return a copy of a state dict with a mask applied: zeros, or (``form``) ``weight_orig`` and ``weight_mask``.
+    """Return a copy of a state dict with masked weights: 0, or pairs ``weight_orig``, ``weight_mask`` (see ``form``).
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ class BlockRuns(Protocol):
     """Protocol of an object that runs the blocks of a network, one after the other, on all calibration batches."""
 
     def run(self, name: str) -> None:
-        """Run one block of a network on all calibration batches, so that hooks see the inputs of its layers."""
+        """Run a block on all calibration batches, so that hooks on the block's layers receive the layers' inputs."""
 
     def advance(self, name: str) -> None:
         """Run one block of the network, after pruning, on all batches; the outputs become the next block's inputs."""
@@ -103,7 +103,7 @@ class _Call:
 
     @property
     def hidden(self) -> Any:
-        """Return the hidden state that a transformer block was called with: its first argument, positional or named."""
+        """Return the hidden state that a transformer block got: the first argument of the call, positional or named."""
         return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
 
     def of(self, hidden: Tensor) -> "_Call":
@@ -186,7 +186,7 @@ class _Chain:
                     continue
 
     def run(self, name: str) -> None:
-        """Run one block of a network on all calibration batches, so that hooks see the inputs of its layers."""
+        """Run a block on all calibration batches, so that hooks on the block's layers receive the layers' inputs."""
         for _ in self._outputs(name):
             pass
 

@@ -68,7 +68,7 @@ class FinishedBlocks:
         }
 
     def save(self, number: int, weights: str, results: Mapping[str, BlockLayer]) -> None:
-        """Write the pruned layers of a finished block to its safetensors file, atomically."""
+        """Write the pruned layers of a finished block to the block's safetensors file, atomically."""
         tensors = {f"{name}/matrix": result.matrix for name, result in results.items()}
         tensors |= {f"{name}/keep": result.keep for name, result in results.items()}
         reports = [asdict(result.report) for result in results.values()]

@@ -60,7 +60,7 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def by_magnitude(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return the mask that keeps the entries of largest |w| of a layer's weight, and the masked weight."""
+    """Return the mask that keeps the weights of largest magnitude in a layer, and the masked weight tensor."""
     keep = kept.best(weight.abs())
     return keep, weight * keep
 
