@@ -13,7 +13,7 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """Definition of a schedule in ``SCHEDULES``: how pruning and training alternate, as default values of settings."""
+    """Definition of a pruning schedule in ``SCHEDULES``: default settings for rounds, rewinding and changing masks."""
 
     about: str  # description in one line
     rounds: int = 1  # number of rounds of pruning and training; 1: no rounds

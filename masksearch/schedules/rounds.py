@@ -107,7 +107,7 @@ class PruningRounds(Generic[D]):
     def finish(
         self, start: RoundStart[D], found: F, rewound: Weights, ticket: Ticket, mask: Mask, training: Training | None
     ) -> Round[F]:
-        """End a round and return its result; the round's mask and trained weights are the start of the next round.
+        """End a round of pruning and training, and return its result; the next round starts from its mask and weights.
 
         Parameters
         ----------
