@@ -41,7 +41,7 @@ class SupermaskSettings:
     lr: float | None = None
     """Initial learning rate of the scores; if not given, the rate that the method's paper uses."""
     rescale: bool = True
-    """Multiply kept weights by a factor while scores are learned, as in the papers.
+    """Multiply kept weights by a factor, larger at lower density, while scores are learned, as in the papers.
     Otherwise logits are too small to learn."""
 
     def __post_init__(self) -> None:
