@@ -27,7 +27,7 @@ class BlockRuns(Protocol):
         """Run a block on all calibration batches, so that hooks on the block's layers receive the layers' inputs."""
 
     def advance(self, name: str) -> None:
-        """Run one block of the network, after pruning, on all batches; the outputs become the next block's inputs."""
+        """Run a block with its present weights on all batches; the outputs become the next block's inputs."""
 
 
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> list[str]:
