@@ -1,4 +1,4 @@
-"""Level database: each family (layers pruned together) is repaired at about ten densities; networks combine them.
+"""Level database: repairs of each family (layers pruned together) at about ten densities, combined into networks.
 
 The idea is that of SPDY (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023). An entry belongs to the layers that
 read the outputs of one family. Outputs that another family's level removes are sliced from it.
