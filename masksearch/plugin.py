@@ -48,7 +48,7 @@ _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import plugin modules, and register the methods, networks, data sets and objectives that they define.
+    """Import plugin modules, and register the methods, networks, data sets and objectives that the modules define.
 
     A module lists its rows in one dictionary, by table and by name::
 
@@ -81,7 +81,7 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def load_installed() -> None:
-    """Register the methods, networks, data sets and objectives of installed packages with entry point ``masksearch``.
+    """Register methods, networks, data sets and objectives of installed packages with a ``masksearch`` entry point.
 
     Tables call this function once, when a name is missing or when their names are listed. A package with an error
     causes a warning, and its rows are left out.
@@ -98,7 +98,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Context manager that unregisters all that plugins registered; at its end, everything is registered as before."""
+    """Context manager that unregisters the components of all plugins; on exit, they are registered as before."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

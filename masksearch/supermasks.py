@@ -41,7 +41,7 @@ class SupermaskSettings:
     lr: float | None = None
     """Initial learning rate of the scores; if not given, the rate that the method's paper uses."""
     rescale: bool = True
-    """Multiply kept weights by a factor while scores are learned, as in the papers.
+    """Multiply kept weights by a factor, larger at lower density, while scores are learned, as in the papers.
     Otherwise logits are too small to learn."""
 
     def __post_init__(self) -> None:
@@ -52,24 +52,24 @@ class SupermaskSettings:
 
 
 def top(values: Tensor, kept: int) -> Tensor:
-    """Return a 0/1 tensor (n,) with ones at the ``kept`` largest entries of ``values`` (n,)."""
+    """Return a 0/1 tensor (n,) with ones at the largest entries of ``values`` (n,); ``kept`` is the number of ones."""
     # Indices instead of a threshold: the count is exact also for ties, and the host does not wait for the device.
     return torch.zeros_like(values).scatter_(0, values.topk(kept, sorted=False).indices, 1)
 
 
 def kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Return initial scores in a weight's shape, uniform in +-1/sqrt(fan in): Kaiming uniform with a = sqrt(5)."""
+    """Draw initial scores, one per entry of a weight, uniformly in +-1/sqrt(fan in): Kaiming uniform, a = sqrt(5)."""
     scores = torch.empty(weight.shape, dtype=weight.dtype)
     return nn.init.kaiming_uniform_(scores, a=sqrt(5), generator=generator)
 
 
 def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Return initial scores of 0 in a weight's shape, so that all weights are kept with equal probability."""
+    """Return initial scores of 0, one per entry of a weight: a mask keeps all entries with equal probability."""
     return torch.zeros(weight.shape, dtype=weight.dtype)
 
 
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
-    """Return the 0/1 mask (n,) of the ``kept`` largest |scores|; its gradient is passed on to |scores| unchanged.
+    """Return a 0/1 mask (n,) with ``kept`` ones, at the largest |scores|; the mask's gradient passes on to |scores|.
 
     Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight w with mask m, kept
     or not. The rank is ``|s|``, as in the authors' experiments: the gradient of s is d loss / d rank times sign(s).
@@ -191,7 +191,7 @@ class ScoredNetwork(nn.Module):
         self.register_buffer("power", torch.tensor(float(power)))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the outputs of the network with its weights masked by their scores."""
+        """Return the network's outputs, computed with the weights that the current scores keep and 0 for all others."""
         weights = {}
         for name, mask in zip(self._names, self.masks(), strict=True):
             weight: Tensor = self.network.get_parameter(name)
@@ -201,7 +201,7 @@ class ScoredNetwork(nn.Module):
         return functional_call(self.network, weights, inputs, named)
 
     def masks(self) -> list[Tensor]:
-        """Return the 0/1 masks that the scores give, in the shapes of the weights, in order of the layers."""
+        """Return the 0/1 masks made from the current scores, one per layer, in the shape of the layer's weight."""
         scores = list(self.scores)
         if len(self._kept) == len(scores):
             return [self._mask(s.flatten(), kept).view_as(s) for s, kept in zip(scores, self._kept, strict=True)]
@@ -220,7 +220,7 @@ class ScoredNetwork(nn.Module):
 
 
 def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
-    """Return the weights of a network that can be masked, in order of the layers of ``space``.
+    """Return the weight parameters of a network that masks of ``space`` apply to, one per layer, in layer order.
 
     Raises
     ------

@@ -75,7 +75,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """Arguments of the :func:`build_model` call that made a network; they make the same architecture again."""
+    """Arguments of the :func:`build_model` call that made a network; they build the same architecture again."""
 
     name: str
     shape: Shape
@@ -92,7 +92,7 @@ class _HasShapeAndClasses(Protocol):
 def build_model(
     name: str, data_or_shape: _HasShapeAndClasses | Shape, classes: int | None = None, seed: int = 0
 ) -> nn.Module:
-    """Build a network by name on the CPU, in training mode, with random initial weights as in the network's paper.
+    """Build a network by name on the CPU, in training mode, with random (``transformers:``: pretrained) weights.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ class _Block(nn.Module):
         self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the hidden states (batch, positions, width) after a transformer block, for those before it."""
+        """Return the transformer block's output hidden states for its inputs, both (batch, positions, width)."""
         x = self.before_attention(hidden)
         query, key, value = (
             layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
@@ -30,7 +30,7 @@ class _Block(nn.Module):
 
 
 class ByteGpt(nn.Module):
-    """GPT on bytes: at each position of windows of up to ``length`` bytes, 256 logits of the next byte."""
+    """GPT language model on bytes: for each position in up to ``length`` bytes of text, 256 logits of the next byte."""
 
     def __init__(self, width: int, layers: int, length: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class ByteGpt(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return logits (batch, positions, 256) of each next byte, for bytes as int64 numbers (batch, positions)."""
+        """Return the logits of each next byte, (batch, positions, 256), for texts as int64 bytes (batch, positions)."""
         hidden = self.bytes(tokens) + self.places.weight[: tokens.shape[1]]
         for block in self.blocks:
             hidden = block(hidden)
@@ -48,7 +48,7 @@ class ByteGpt(nn.Module):
 
 
 def byte_gpt(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
-    """Build a GPT on bytes with 6 blocks of width 256 and 8 heads: 4.9 million parameters for windows of 256 bytes.
+    """Build a GPT language model on bytes: 6 blocks of width 256, 8 heads; 4.9 million parameters with 256 positions.
 
     ``shape`` is (length of a window,), ``width`` a multiplier; the width is a multiple of 8. ``classes`` is not used.
     """

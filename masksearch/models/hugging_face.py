@@ -19,7 +19,7 @@ _Files = tuple[tuple[Path, int, int], ...]
 
 
 def check_folder(folder: str) -> None:
-    """Raise an InputError if Transformers is not installed, or if a folder has no ``config.json``."""
+    """Raise an InputError if Transformers is not installed, or if a model's folder has no ``config.json``."""
     try:
         import transformers  # noqa: F401
     except ImportError:
@@ -34,7 +34,7 @@ def check_folder(folder: str) -> None:
 
 
 def from_transformers(folder: str, task: str, classes: int | None) -> nn.Module:
-    """Return the pretrained network of a local folder in float32: a causal language model, or a text classifier.
+    """Load the pretrained float32 network of a local folder: by ``task``, a causal language model or text classifier.
 
     Weights that the folder lacks, such as those of a classifier's last layer, are drawn at random.
 
@@ -86,7 +86,7 @@ def _loaded(files: _Files, task: str, classes: int | None, seed: int) -> nn.Modu
 
 
 def folder_digest(folder: str) -> str:
-    """Return a SHA-256 digest (16 hex digits) of a folder's weights and configuration; without a folder, its name.
+    """Return a SHA-256 digest (16 hex digits) of a model folder's files; ``folder`` itself if there is no such folder.
 
     Files that have not changed since the last call are not read again.
     """

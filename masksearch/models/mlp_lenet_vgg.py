@@ -14,7 +14,7 @@ __all__ = ["basic_cnn", "conv", "fc", "lenet5", "lenet_300_100", "mlp", "thesis_
 
 
 def mlp(inputs: int, hidden: list[int], classes: int, bias: bool = True) -> nn.Sequential:
-    """Build a multilayer perceptron with ReLU and layers ``fc1`` ... ``fcN``.
+    """Build a multilayer perceptron: linear layers named ``fc1`` ... ``fcN``, with a ReLU after each but the last.
 
     Initial weights are torch's: uniform in +- 1 / sqrt(fan_in).
     """

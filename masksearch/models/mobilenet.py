@@ -27,7 +27,7 @@ class InvertedBottleneck(nn.Module):
         self.adds = stride == 1 and channels == filters
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
+        """Return the bottleneck block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
         outputs: Tensor = self.body(images)
         return images + outputs if self.adds else outputs
 

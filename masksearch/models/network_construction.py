@@ -19,7 +19,7 @@ def chain(layers: Iterable[Named]) -> nn.Sequential:
 
 
 def flat_size(layers: Iterable[Named], shape: Shape) -> int:
-    """Return the number of output values of a sequence of layers for one image of shape ``shape``.
+    """Return how many numbers a sequence of layers outputs for one image of shape ``shape`` (channels, height, width).
 
     The layers run once in eval mode, so that no statistics change.
     """

@@ -41,7 +41,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
+        """Return the residual block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
         return self.relu(self.body(images) + self.shortcut(images))
 
 
@@ -75,7 +75,7 @@ class ResNet(nn.Module):
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, classes) for images (n, c, h, w)."""
+        """Return the residual network's logits (n, classes) for a batch of images (n, channels, h, w)."""
         return self.fc(self.flatten(self.mean(self.stages(self.stem(images)))))
 
 
@@ -97,7 +97,7 @@ def bottleneck_resnet(shape: Shape, classes: int, width: float, depth: int) -> n
 
 
 def resnet18(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Build ResNet-18 (table 1 of He et al. 2016) for small images: it begins with a 3x3 convolution without stride."""
+    """Build ResNet-18 (table 1 of He et al. 2016) for small images: its first layer is a 3x3 convolution, stride 1."""
     stem, *sizes = (scaled(size, width) for size in (64, 64, 128, 256, 512))
     return ResNet(shape, classes, stem, [_basic_stage(size, 2, index > 0) for index, size in enumerate(sizes)])
 

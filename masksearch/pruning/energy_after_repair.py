@@ -41,7 +41,7 @@ _REFRESH = 500  # rank updates after which a transform is computed anew, against
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """Least-squares problem of one layer: a mask removes some inputs, and the kept weights get new values."""
+    """Least-squares problem of one layer: new values of the weights that a mask keeps, so that outputs change least."""
 
     hessian: np.ndarray  # H, float64 (k, k)
     target: np.ndarray  # H W^T, or a matrix with the same product with its transpose, float64 (k, <= k)
@@ -56,7 +56,7 @@ class LayerProblem:
 
 
 class RepairEnergy(Energy):
-    """Energy of filter masks (lower is better): the layers' output errors after least-squares repair of kept weights.
+    """Energy that rates filter masks, lower = better: the layers' output errors after a least-squares refit of weights.
 
     Made by :func:`repair_energy`.
 
@@ -94,7 +94,7 @@ class RepairEnergy(Energy):
         return saliency
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "RepairState":
-        """Return the state of a local search that begins at ``mask``: the mask and its energy, updated per move.
+        """Return the start of a local search over filter masks: ``mask`` with its energy (output error after repair).
 
         See :class:`~masksearch.core.energy_protocol.Energy`.
         """
@@ -124,21 +124,24 @@ class RepairState(EnergyState):
         return np.array([transform.error * problem.scale for transform, problem in pairs])
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return, for each unit of a layer, how the energy changes if the mask prunes, or restores, only this unit."""
+        """Return how the mask's energy changes if only one filter of a layer is pruned or restored: (filters,)."""
         if layer not in self._singles:
             own = self.energy.space.layers[layer]
             self._singles[layer] = self.deltas(np.arange(own.start, own.stop)[:, None])
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each move, float64 (moves,); move i prunes or restores ``units[i]``."""
+        """Return the change of the mask's energy if the filters ``units[i]`` are pruned or restored, for each i.
+
+        The result is float64 (moves,).
+        """
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)
         return changes
 
     def toggle(self, units: np.ndarray) -> None:
-        """Change the current mask at the unit indices ``units``: prune kept units, and restore pruned units."""
+        """Change the current mask at the filter indices ``units``: prune kept filters, and restore pruned filters."""
         self.bits[units] ^= True
         changed = self._columns(units[None])
         for reader, columns in changed:
@@ -188,7 +191,7 @@ class _Transform:
         self.error = max(0.0, self._problem.total - float((target[kept] * self._z[kept]).sum()))
 
     def changes(self, columns: np.ndarray) -> np.ndarray:
-        """Return the change of a layer's squared output error by each move, float64 (moves,).
+        """Return how a layer's squared output error changes if input columns are removed or restored: float64 (moves,).
 
         Move i removes or restores the input columns ``columns[i]``; ``columns`` is int64 (moves, n).
         """

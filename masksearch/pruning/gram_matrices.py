@@ -25,7 +25,7 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 
 @dataclass
 class Gram:
-    """Sums for a layer's least-squares fit: X^T X of the layer's inputs X, and X^T D with the dense network's inputs D.
+    """Sums for refitting a pruned layer: X^T X of its inputs X, and X^T D with its inputs D in the unpruned network.
 
     X and D have one row per position of each example, and k columns. Shapes are (k + 1, k + 1): the last input is one,
     for the bias.
@@ -47,7 +47,7 @@ class Gram:
 
 @dataclass(frozen=True)
 class LayerGrams:
-    """Gram matrices of a layer's inputs, one per convolution group, for the batches to fit and for held-out batches."""
+    """Gram matrices X^T X of a layer's inputs X, one per convolution group: from batches to fit, and held-out ones."""
 
     fitted: tuple[Gram, ...]
     held_out: tuple[Gram, ...]
@@ -68,9 +68,10 @@ class _Sums:
         self.shift: Tensor | None = None
 
     def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
-        """Add a batch to the sums: a layer's inputs in the pruned and dense networks, and changes of target outputs.
+        """Add one batch of a layer's inputs to the layer's Gram matrices, which are sums over batches.
 
-        The shapes are (groups, n, k) for inputs and (groups, n, out) for changes of target outputs.
+        ``rows`` and ``dense_rows`` are the inputs in the pruned and in the dense network, (groups, n, k); ``shift`` is
+        the change of the target outputs, (groups, n, out).
         """
         rows = F.pad(rows, (0, 1), value=1.0)
         across = rows.transpose(1, 2)
@@ -92,7 +93,7 @@ class _Sums:
 def gram_matrices(
     own: nn.Module, dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
 ) -> dict[str, LayerGrams]:
-    """Return {layer name: Gram matrices of the layer's inputs}, from forward passes of ``own`` on all ``batches``.
+    """Return {layer name: Gram matrices X^T X of the layer's inputs X}, from running network ``own`` on ``batches``.
 
     ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network. A layer
     whose outputs are added to a shortcut gets ``shift``: the targets are the dense outputs of the sum.
@@ -141,14 +142,14 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
 
 
 def calibration_inputs(split: Any, n: int, generator: torch.Generator) -> list[Nested]:
-    """Draw ``n`` random examples of a split; return their inputs in at least four batches of at most 64."""
+    """Draw ``n`` random examples of a data split; return their inputs in four or more batches of at most 64."""
     order = torch.randperm(len(split), generator=generator)[:n]
     sizes = [len(part) for part in order.split(max(1, min(_BATCH, len(order) // HELD_OUT)))]
     return [inputs for inputs, _ in islice(split.batches(order, sizes), len(sizes))]
 
 
 def calibration_batches(examples: Any, device: torch.device) -> list[Nested]:
-    """Return inputs as at least four batches on the device, so that one can be held out for validation.
+    """Return inputs as a list of at least four batches on ``device``, so that every fourth batch can be held out.
 
     Raises
     ------

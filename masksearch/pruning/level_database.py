@@ -1,4 +1,4 @@
-"""Level database: repairs of each family of coupled layers at about ten densities; networks combine these repairs.
+"""Level database: repairs of each family (layers pruned together) at about ten densities, combined into networks.
 
 The idea is that of SPDY (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023). An entry belongs to the layers that
 read the outputs of one family. Outputs that another family's level removes are sliced from it.
@@ -19,7 +19,7 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class LevelDatabase:
-    """Masks and repaired networks for any choice of density levels, one level per group of layers pruned together.
+    """Masks and repaired networks for densities chosen from a list, one density per group of layers pruned together.
 
     A family is a group of layers whose channels are pruned together. Within a family, the units of highest saliency are
     kept, at least one. Layers that read several families have a solution per combination of their levels, which is
@@ -56,12 +56,12 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Numbers of kept units, int64 (groups, levels): per group of layers pruned together, at each density level."""
+        """Number of kept channels per group of layers pruned together, at each density: int64 (groups, densities)."""
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
     def mask(self, levels: Sequence[int]) -> Mask:
-        """Return the mask for chosen density levels: ``levels`` has one index per group of layers pruned together.
+        """Return the mask for one density per group of layers pruned together: ``densities[levels[i]]`` for group i.
 
         Raises
         ------
@@ -77,13 +77,13 @@ class LevelDatabase:
         return Mask(self.space, bits)
 
     def network(self, levels: Sequence[int], *, small: bool = False) -> nn.Module:
-        """Return the repaired network for chosen density levels, one index per group of layers pruned together."""
+        """Return the repaired network with density ``densities[levels[i]]`` in group i of layers pruned together."""
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the output error with only one group of coupled layers pruned, to one level: float64 (groups, levels).
+        """Return the output error after repair if layer group i alone is pruned, to density j: (groups, densities).
 
-        A family is a group of coupled layers. The error is 0 at a level of density 1.
+        The result is float64. A family is a group of layers pruned together. The error is 0 at a level of density 1.
         The error is the relative squared error after repair of the layers that read the family (ZipLM), summed over
         them, where no other family loses units. Computing it fills the database.
         """

@@ -40,7 +40,7 @@ class MatrixLayer:
 
     @property
     def mask_name(self) -> str:
-        """Name of the layer in a space of weights: the module's, or the weight's if the module has several weights."""
+        """Name of the layer in weight masks: the module's name, or the parameter's if a module has several weights."""
         return self.name if self.weight == "weight" else self.weight_name
 
     def has_bias(self, module: Any) -> bool:
@@ -98,7 +98,7 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return what to add to a layer's target outputs to make up for the pruned network's change of a shortcut.
+        """Return the tensor to add to a layer's target outputs, so that they correct the error of a pruned shortcut.
 
         ``difference`` is the dense network's shortcut minus the pruned network's. It is divided by the scales of the
         BatchNorm behind the layer.
@@ -187,7 +187,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 @dataclass
 class Observed:
-    """Tensors recorded at a layer in a forward pass: inputs of each call, and shortcuts added to its outputs."""
+    """Tensors recorded at one layer in forward passes: inputs of the layer, and shortcuts added to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     shortcuts: list[Tensor] = field(default_factory=list)
@@ -195,7 +195,7 @@ class Observed:
 
 @contextmanager
 def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -> Iterator[dict[str, Observed]]:
-    """Context manager that records layers' inputs and, with ``shortcuts``, tensors that are added to their outputs."""
+    """Context manager that records each layer's inputs; with ``shortcuts``, also tensors added to layers' outputs."""
     found = {layer.name: Observed() for layer in layers}
     with ExitStack() as stack:
         stack.enter_context(reading(model, layers, lambda name, inputs: found[name].inputs.append(inputs)))
@@ -210,7 +210,7 @@ def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -
 
 @contextmanager
 def reading(model: nn.Module, layers: Iterable[MatrixLayer], read: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Context manager that calls ``read(layer name, inputs)`` in every run of a layer."""
+    """Context manager that calls ``read(layer name, inputs)`` whenever one of ``layers`` runs in a forward pass."""
 
     def note(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read(name, (args[0] if args else next(iter(kwargs.values()))).detach())

@@ -82,7 +82,7 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expand a state dict of the pruned network to the full network's sizes, with zeros where parts were removed.
+    """Expand a state dict of the pruned network to the full network's sizes, with zeros for what was removed.
 
     The inverse of :func:`slice_state`, for later rounds of pruning, which rank the units of the full network. In eval
     mode both networks give equal outputs.
@@ -151,7 +151,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
 
 
 def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode. The folder is all that is needed.
+    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode; classes of your own need ``model``.
 
     Parameters
     ----------

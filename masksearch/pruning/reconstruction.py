@@ -260,7 +260,7 @@ class _Problem:
         self._size = sum(map(_squared_outputs, self._held_out, self._dense))
 
     def solved(self, keep: Tensor) -> _Solution:
-        """Return a layer's least-squares weights, which are zero where the bool mask ``keep`` is False.
+        """Return the layer's weights that best restore the dense outputs; they are 0 where the mask ``keep`` is False.
 
         The shape of ``keep`` is (groups, output channels per group, inputs per output channel). All groups share one
         ridge. If all rows keep the same entries, rows of removed outputs are solved with them.
@@ -303,7 +303,7 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return a matrix's least-squares weights, (rows, inputs + 1); the last column is the bias.
+        """Return the weights (rows, inputs + 1) that best restore the dense outputs; the last column is the bias.
 
         Rows with equal masks of kept entries are solved together. If ``n_patterns`` is given, only rows with one of
         the first ``n_patterns`` masks are solved, and the others are 0.
@@ -314,7 +314,7 @@ class _Rows:
         return new
 
     def error(self, gram: Gram, solved: Tensor) -> float:
-        """Return the squared output error of solved weights on held-out examples, from the examples' Gram matrix.
+        """Return the squared output error of refitted weights on held-out examples, from the examples' Gram matrix.
 
         Where targets are shifted, up to a constant. Rows that are zero have none.
         """

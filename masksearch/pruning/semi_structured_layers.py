@@ -16,7 +16,7 @@ _ROWS = 1024  # inputs of a layer to measure it with, if there is no example
 
 
 class SemiStructured(NamedTuple):
-    """Result of :func:`semi_structured`: the network, times of its layers, and why some layers are not sparse."""
+    """Result of :func:`semi_structured`: the network, its layers' measured times, and why other layers stay dense."""
 
     model: nn.Module
     choices: list[Choice]  # one per measured layer; "dense" where the sparse product is not faster

@@ -1,4 +1,4 @@
-"""Choice between the dense and the sparse form of a layer, from measured times on the layer's own inputs."""
+"""Choice between a dense and a sparse weight for a layer, from measured times on the layer's own inputs."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bit
 
 @dataclass(frozen=True)
 class Choice:
-    """Measured times of a layer with a dense and with a sparse weight, and which of the two was chosen."""
+    """Result of timing one layer with a dense and with a sparse weight: both times, and the weight that was chosen."""
 
     layer: str
     shape: tuple[int, ...]  # of the weight
@@ -31,12 +31,12 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Speedup by a sparse layer: median dense time / median sparse time; below 1 the sparse layer is slower."""
+        """Speedup of a layer by a sparse weight: median dense time / median sparse time; below 1, sparse is slower."""
         return self.dense.median / self.sparse.median
 
 
 def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
-    """Run a batch; return the first input of each layer that can be sparse, by name, and the network's outputs."""
+    """Run a network on a batch; return {name: input} of linear and Conv2d layers, and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = ExitStack()
     # torch's encoder passes these weights to a fused operator that needs dense ones.
@@ -66,9 +66,9 @@ def zeros_of(layer: nn.Module) -> int:
 
 
 def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
-    """Time a dense and a sparse layer on the input ``x``; choose the sparse layer if it is faster beyond doubt.
+    """Time a dense layer and its sparse copy on the input ``x``; return both times, and which of the two to use.
 
-    It is surely faster if the 95 % interval of its time lies below that of the dense form.
+    The sparse layer is chosen only if the 95 % interval of its time lies below that of the dense layer.
     """
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -86,7 +86,7 @@ def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor,
 
 
 def check_equal(dense: Any, sparse: Any, name: str) -> None:
-    """Raise an :class:`InputError` if the outputs of a dense network and of its sparse copy differ."""
+    """Raise an InputError if outputs of a network and of its sparse copy differ by more than rounding errors."""
     for expected, output in zip(_tensors(dense), _tensors(sparse), strict=True):
         tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
         spread = float(expected.double().std()) if expected.numel() > 1 else float(expected.double().abs())

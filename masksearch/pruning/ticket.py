@@ -12,7 +12,7 @@ from masksearch.training.record import Weights, copy_weights
 
 @dataclass(frozen=True)
 class Ticket:
-    """Pruned network that is ready to be trained: physically pruned, or masked with zeros."""
+    """Pruned network that is ready to be trained: with channels or blocks removed, or with pruned weights set to 0."""
 
     network: nn.Module
     masks: dict[str, Tensor]  # parameter name -> bool, entries to keep in training; empty if physically pruned
@@ -25,7 +25,7 @@ class Ticket:
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """Return a :class:`Ticket`, ready to be trained: the network with given weights, pruned by a mask.
+    """Load weights into a network and prune it by a mask; return the network, ready to be trained, as a Ticket.
 
     Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
     if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.

@@ -13,7 +13,7 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """Definition of a schedule in ``SCHEDULES``: how pruning and training alternate, as default values of settings."""
+    """Definition of a pruning schedule in ``SCHEDULES``: default settings for rounds, rewinding and changing masks."""
 
     about: str  # description in one line
     rounds: int = 1  # number of rounds of pruning and training; 1: no rounds
@@ -26,7 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule, instead of the setting ``find_at``, chooses the epoch in which masks are found."""
+        """Whether the schedule itself chooses the epoch in which masks are found, so that ``find_at`` is not used."""
         return self.detects or self.changes == "ramp"
 
 

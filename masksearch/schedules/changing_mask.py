@@ -17,9 +17,9 @@ from masksearch.utils.errors import InputError
 
 
 def default_interval(steps: int) -> int:
-    """Return the default number of steps between mask changes: 100, or ``steps`` / 40 if that is less.
+    """Return the default number of optimiser steps between two mask changes: 100, or 1/40 of a shorter training.
 
-    100 is the number of Evci et al. 2020.
+    That is min(100, ``steps`` // 40), at least 1. 100 is the number of Evci et al. 2020.
     """
     return max(1, min(100, steps // 40))
 
@@ -30,7 +30,7 @@ def default_end(steps: int, begin: int = 0) -> int:
 
 
 class ScheduleState(TypedDict):
-    """State of a schedule in a checkpoint."""
+    """Checkpoint entries of a mask that changes in training: settings, mask bits, and the density requested last."""
 
     settings: dict[str, object]
     bits: Tensor  # bool (n_units,)
@@ -38,7 +38,7 @@ class ScheduleState(TypedDict):
 
 
 class ChangingMask(MaskSchedule, ABC):
-    """Base class of schedules with one mask; subclasses define when it changes, and the next mask.
+    """Base class of schedules that change a pruning mask during training; subclasses choose the steps and new masks.
 
     The mask does not change if a weight is not finite: then weights can't be ranked, and the training ends.
     """

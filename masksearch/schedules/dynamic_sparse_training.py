@@ -104,7 +104,7 @@ class Regrowing(ChangingMask):
 
 
 def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
-    """Return the share of weights that RigL prunes and regrows at a step; it falls along a cosine, to 0 at ``end``.
+    """Return the share of weights that RigL prunes and regrows at a step: a cosine that falls to 0 at step ``end``.
 
     alpha / 2 (1 + cos(pi step / end)). Evci et al. 2020 (section 3, "update schedule").
     """

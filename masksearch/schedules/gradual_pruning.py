@@ -87,10 +87,10 @@ class Gradual(ChangingMask):
         return mask
 
     def state_dict(self) -> dict[str, object]:
-        """Return the mask, its requested density and the density curve, to save them in a checkpoint."""
+        """Return mask, last requested density and density curve of gradual pruning, to save them in a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore the mask and its requested density from a checkpoint."""
+        """Restore the mask and the last requested density of gradual pruning from a checkpoint."""
         super().load_state_dict(state)
         self._reached = cast(ScheduleState, state)["reached"]

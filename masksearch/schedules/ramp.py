@@ -1,4 +1,4 @@
-"""Cubic ramp of density for gradual pruning."""
+"""Cubic ramp: density of gradual pruning as a function of the optimiser step (Zhu and Gupta 2017)."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ from masksearch.utils.errors import InputError
 
 
 class HasMask(Protocol):
-    """Protocol of a result that has a mask, such as the result of a search."""
+    """Protocol of objects that have a pruning mask in the attribute ``mask``, such as the result of a search."""
 
     @property
     def mask(self) -> Mask:
@@ -107,7 +107,7 @@ class PruningRounds(Generic[D]):
     def finish(
         self, start: RoundStart[D], found: F, rewound: Weights, ticket: Ticket, mask: Mask, training: Training | None
     ) -> Round[F]:
-        """End a round and return its result; the round's mask and trained weights are the start of the next round.
+        """End a round of pruning and training, and return its result; the next round starts from its mask and weights.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ def run_rounds(
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
 ) -> Iterator[Round[F]]:
-    """Prune and train a network in rounds; yield each round when it is finished.
+    """Prune and train a network in rounds; after each round, yield its mask, pruned network and weights (a Round).
 
     Parameters and errors are those of :class:`PruningRounds`, and three functions.
 

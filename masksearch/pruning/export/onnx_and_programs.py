@@ -97,7 +97,7 @@ def to_onnx(model: nn.Module, example_input: Nested, path: str | Path) -> Export
 
 
 def to_program(model: nn.Module, example_input: Nested, path: str | Path) -> Exported:
-    """Export a network to a program file of ``torch.export``, in eval mode, on the CPU, for any batch size.
+    """Export a network in eval mode to a file of ``torch.export`` (``*.pt2``), for the CPU and any batch size.
 
     The program's outputs are compared with the network's for batches of 1 and 5 before it is written. Load it with
     ``torch.export.load(path).module()``.

@@ -101,7 +101,7 @@ def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
 def masked_state(
     state: Mapping[str, Tensor], space: WeightSpace, mask: Mask, form: StateForm = "zeros"
 ) -> dict[str, Tensor]:
-    """Return a masked copy of a state dict: with zeros, or with the entries of ``torch.nn.utils.prune`` (see ``form``).
+    """Return a copy of a state dict with masked weights: 0, or pairs ``weight_orig``, ``weight_mask`` (see ``form``).
 
     Parameters
     ----------

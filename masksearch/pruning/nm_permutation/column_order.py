@@ -61,7 +61,7 @@ class ColumnOrder:
         self.refresh(np.arange(self.n_groups))
 
     def refresh(self, groups: np.ndarray) -> None:
-        """Compute the importances of blocks of columns anew, after the columns in these blocks have changed."""
+        """Recompute the importance that N:M pruning keeps in the column blocks ``groups``, after columns have moved."""
         places = groups[:, None] * self.m + np.arange(self.m)
         members = self.values[self.order[places]]  # (groups, m, rows)
         ranked = _sorted(members)

@@ -24,10 +24,10 @@ class BlockRuns(Protocol):
     """Protocol of an object that runs the blocks of a network, one after the other, on all calibration batches."""
 
     def run(self, name: str) -> None:
-        """Run a block on all calibration batches, so that hooks on its layers receive their inputs."""
+        """Run a block on all calibration batches, so that hooks on the block's layers receive the layers' inputs."""
 
     def advance(self, name: str) -> None:
-        """Run a block with its present weights on all batches; its outputs become the next block's inputs."""
+        """Run a block with its present weights on all batches; the outputs become the next block's inputs."""
 
 
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> list[str]:
@@ -103,11 +103,11 @@ class _Call:
 
     @property
     def hidden(self) -> Any:
-        """Return the hidden state that a transformer block was called with: its first argument, positional or named."""
+        """Return the hidden state that a transformer block got: the first argument of the call, positional or named."""
         return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
 
     def of(self, hidden: Tensor) -> "_Call":
-        """Return a copy of a block call's arguments with another hidden state, which is the first argument."""
+        """Return a copy of the arguments of a block's call, in which ``hidden`` replaces the first argument."""
         if self.args:
             return replace(self, args=(hidden, *self.args[1:]))
         return replace(self, kwargs={**self.kwargs, next(iter(self.kwargs)): hidden})
@@ -186,12 +186,12 @@ class _Chain:
                     continue
 
     def run(self, name: str) -> None:
-        """Run a block on all calibration batches, so that hooks on its layers receive their inputs."""
+        """Run a block on all calibration batches, so that hooks on the block's layers receive the layers' inputs."""
         for _ in self._outputs(name):
             pass
 
     def advance(self, name: str) -> None:
-        """Run a block on all batches, and store its outputs as the inputs of the next block."""
+        """Run one block of the network on all batches, and store the outputs as the inputs of the next block."""
         outputs = list(self._outputs(name))
         self.calls = [call.of(output) for call, output in zip(self.calls, outputs, strict=True)]
 
@@ -211,12 +211,12 @@ class _Reruns:
         self.model, self.batches = model, batches
 
     def run(self, name: str) -> None:
-        """Run the whole network on all calibration batches, so that hooks on its layers receive their inputs."""
+        """Run the whole network on all calibration batches, so that hooks see the inputs of all layers."""
         for batch in self.batches:
             call_model(self.model, batch)
 
     def advance(self, name: str) -> None:
-        """Do nothing: the next :meth:`run` computes the inputs of all blocks again."""
+        """Do nothing between two blocks: the next :meth:`run` runs the whole network, and needs no stored outputs."""
 
 
 @contextmanager

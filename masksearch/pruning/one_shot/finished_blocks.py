@@ -68,7 +68,7 @@ class FinishedBlocks:
         }
 
     def save(self, number: int, weights: str, results: Mapping[str, BlockLayer]) -> None:
-        """Write the pruned layers of a finished block to its safetensors file, atomically."""
+        """Write the pruned layers of a finished block to the block's safetensors file, atomically."""
         tensors = {f"{name}/matrix": result.matrix for name, result in results.items()}
         tensors |= {f"{name}/keep": result.keep for name, result in results.items()}
         reports = [asdict(result.report) for result in results.values()]
@@ -76,7 +76,7 @@ class FinishedBlocks:
 
 
 def call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batches: Sequence[Nested]) -> str:
-    """Return a hash of all that decides a one-shot pruning except weights: mask space, method, densities, examples."""
+    """Return a hash of a one-shot pruning's arguments: mask space, method, densities and examples, but no weights."""
     digest = hashlib.sha256(
         f"{space.fingerprint}/{method}/{sorted((n, k.density, k.pattern) for n, k in kept.items())}".encode()
     )

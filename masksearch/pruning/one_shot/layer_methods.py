@@ -40,10 +40,10 @@ class Kept:
     pattern: tuple[int, int] | None = None  # (n, m)
 
     def best(self, values: Tensor) -> Tensor:
-        """Return a bool mask that is True at the highest round(density x entries) of ``values`` (rows, columns).
+        """Return a bool mask of ``values`` (rows, columns), True at the highest entries: a share ``density`` of them.
 
-        A pattern n:m takes the place of the density. With a pattern, exactly n of every m consecutive entries of a row.
-        Of equal values, the first are kept.
+        The number of kept entries is round(density x entries); with a pattern, exactly n of every m consecutive entries
+        of a row are kept instead. Of equal values, the first are kept.
         """
         if self.pattern is None:
             return _top(values, round(self.density * values.numel()))
@@ -60,7 +60,7 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def by_magnitude(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return the mask that keeps the entries of largest |w| of a layer's weight, and the masked weight."""
+    """Return the mask that keeps the weights of largest magnitude in a layer, and the masked weight tensor."""
     keep = kept.best(weight.abs())
     return keep, weight * keep
 
@@ -87,7 +87,7 @@ def wanda_ranks(values: Tensor) -> Tensor:
 
 
 def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int]:
-    """Return the number of outlier weights (|w| x input norm above ``factor`` x mean), and the number of all weights.
+    """Return a layer's number of outlier weights (|w| x input norm above ``factor`` x mean), and of all weights.
 
     The norm of input j is sqrt(G_jj).
     """

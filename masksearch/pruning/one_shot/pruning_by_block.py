@@ -161,9 +161,9 @@ def outlier_densities(
     blocks: Sequence[str] | None = None,
     exclude: str | Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return a density for every layer (OWL): blocks with many outlier weights get higher densities.
+    """Return {layer name: density}: blocks with many weights of unusually high |w| x input norm get higher densities.
 
-    OWL is the method of Yin et al. 2024. An outlier is a weight whose |w_ij| sqrt(G_jj) is above ``factor`` times the
+    OWL, the method of Yin et al. 2024. An outlier is a weight whose |w_ij| sqrt(G_jj) is above ``factor`` times the
     mean of its layer. Shares of outliers are scaled to a range of 2 x ``spread`` and shifted, so that all layers
     together keep ``density``. All layers of a block have one density.
 
