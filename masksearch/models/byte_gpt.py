@@ -18,7 +18,7 @@ class _Block(nn.Module):
         self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return the hidden states (batch, positions, width) after a transformer block, for those before it."""
+        """Return a transformer block's output (batch, positions, width) for hidden states of the same shape."""
         x = self.before_attention(hidden)
         query, key, value = (
             layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
