@@ -151,7 +151,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
 
 
 def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode. The folder is all that is needed.
+    """Return a network that :func:`save_pruned` wrote to a folder: pruned, on the CPU, in eval mode.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ class Ticket:
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """Return a :class:`Ticket`, ready to be trained: the network with given weights, pruned by a mask.
+    """Return a pruned network that is ready to be trained: given weights, with a mask applied, as a :class:`Ticket`.
 
     Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
     if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.
