@@ -134,7 +134,7 @@ def run_rounds(
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
 ) -> Iterator[Round[F]]:
-    """Prune and train a network in rounds; yield each round when it is finished.
+    """Prune and train a network in rounds; yield the result of each round (mask, weights) when the round is finished.
 
     Parameters and errors are those of :class:`PruningRounds`, and three functions.
 

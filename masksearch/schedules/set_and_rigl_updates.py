@@ -10,7 +10,7 @@ from masksearch.core.space import MaskSpace
 
 
 def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
-    """Return the share of weights that RigL prunes and regrows at a step; it falls along a cosine, to 0 at ``end``.
+    """Return the fraction of kept weights that RigL replaces at a step; the fraction falls to 0 at step ``end``.
 
     alpha / 2 (1 + cos(pi step / end)). Evci et al. 2020 (section 3, "update schedule").
     """
