@@ -164,5 +164,5 @@ def initial_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """Return the space of masks of a :func:`small_network`, for a kind of unit such as "weight" or "filter"."""
+    """Return the mask space of a :func:`small_network`: one mask bit per unit, such as a "weight" or "filter"."""
     return spaces.space_of(cast(spaces.Granularity, granularity), model, torch.zeros(1, 1, 5, 5))

@@ -24,7 +24,7 @@ Make = Callable[[], Searcher]
 
 
 def check_searcher(make: Make, folder: str | Path | None = None) -> None:
-    """Run all checks that a searcher must pass.
+    """Run all checks that a searcher must pass, on small test problems.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that a searcher's proposed masks have the exact density, and equal base mask plus move (except probes)."""
+    """Check that proposed masks have the exact density and equal base mask plus move; ``probe`` masks are exempt."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -157,7 +157,7 @@ def check_arguments_unmodified(make: Make) -> None:
 
 
 def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
-    """Check that equal seeds give equal proposed masks, and other seeds other masks; return the masks' hashes."""
+    """Check that equal seeds give equal proposed masks, and other seeds others; return (mask hash, threshold) pairs."""
     first, second = make(), make()
     first.start(problem(seed=1))
     path = path_of(drive(first, Planted(), 80))
@@ -226,7 +226,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that a searcher rejects masks for which it gets an upper bound in place of a score, however high."""
+    """Check that a searcher never accepts a mask if it gets only an upper bound on the mask's score."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()
