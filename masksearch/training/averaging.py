@@ -52,7 +52,7 @@ class Averaging:
         self.steps = steps
 
     def weights(self) -> Weights:
-        """Return the averaged weights as a state dict on the CPU."""
+        """Return the moving average of the network's weights as a state dict on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()}
 
     @torch.no_grad()

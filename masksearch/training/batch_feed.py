@@ -34,7 +34,7 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 
 class Feed:
-    """Source of batches of one data split on one device, in order or shuffled.
+    """Loader of a data split's batches onto one device, in the split's order or shuffled.
 
     Parameters
     ----------

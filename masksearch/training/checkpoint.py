@@ -181,7 +181,7 @@ class Checkpoint:
             return step and StepState(step["average"], step["average steps"], step["scaler"])
 
     def restore_step(self, step: OptimizerStep, state: StepState) -> None:
-        """Restore averaged weights and the scale factor of float16 losses from the state that :meth:`load` returned."""
+        """Restore the averaged weights and float16 loss scale of ``step`` from the state that :meth:`load` returned."""
         with refusing(self.path, _REMEDY):
             step.restore(state)
 

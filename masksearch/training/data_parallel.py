@@ -114,7 +114,7 @@ class DataParallel:
             yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
 
     def part_of(self, split: Examples) -> Examples:
-        """Return this rank's validation examples: a share if the metric is the accuracy, otherwise all of them."""
+        """Return the validation examples that this rank evaluates: a part if the metric is accuracy, otherwise all."""
         examples, size = as_examples(split), self.ranks.size
         task = examples.task
         accuracy = task.classifies and task.metric is CLASSIFICATION.metric and task.weight is None
@@ -124,7 +124,7 @@ class DataParallel:
         return Resident(take(examples.inputs, part), take(examples.targets, part), task)
 
     def joined(self, found: Evaluation, n: int) -> Evaluation:
-        """Return accuracy and loss on all ``n`` validation examples, from the ranks' results on their shares."""
+        """Return accuracy and loss on all ``n`` validation examples, given this rank's results on its part."""
         loss, right = self.ranks.mean([found.loss, nan if found.metric is None else found.metric * n], found.n)
         return Evaluation(None if isnan(right) else round(right) / n, loss, n)
 

@@ -100,12 +100,12 @@ class OptimizerStep:
 
     @property
     def ready(self) -> bool:
-        """Whether enough batches were accumulated for an optimiser step."""
+        """Whether enough batches' gradients were accumulated for the next optimiser step."""
         return self._count == self._settings.accumulate
 
     @property
     def pending(self) -> bool:
-        """Whether batches were accumulated since the last optimiser step."""
+        """Whether gradients of batches were accumulated since the last optimiser step, so that a step is still due."""
         return self._count > 0
 
     def __call__(self, step: int) -> None:

@@ -68,7 +68,7 @@ class Best:
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch with the best validation result; the first epoch is 1."""
+        """Number of the training's epoch with the best validation result; the first epoch is 1."""
         return self.row.epoch
 
 
@@ -111,7 +111,7 @@ class Training:
         return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{metric}{best}{state})"
 
     def add(self, row: EpochRow, weights: Callable[[], Weights]) -> None:
-        """Append an epoch's results; if the epoch is the best by validation, also store what ``weights()`` returns."""
+        """Append an epoch's results to this training; if the epoch is the best so far, also store ``weights()``."""
         self.epochs.append(row)
         if row.val_loss is not None and row.finite and (self.best is None or row.better_than(self.best.row)):
             self.best = Best(row, weights())

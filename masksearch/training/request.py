@@ -40,12 +40,12 @@ class TrainingRequest:
 
     @cached_property
     def examples(self) -> Resident | Streamed:
-        """Training examples, with their task."""
+        """Training examples of the call of ``train``, as a data split that has a task."""
         return as_examples(self.split, "train")
 
     @property
     def cropped(self) -> bool:
-        """Whether images are cropped and flipped at random."""
+        """Whether the training images are cropped and flipped at random."""
         return self.augment if self.settings.augment == "auto" else self.settings.augment == "crop_flip"
 
     def check(self) -> None:
