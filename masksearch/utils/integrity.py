@@ -257,5 +257,5 @@ def _check_sum(claimed: bytes, right: bytes, path: Path | str, remedy: str) -> N
 
 
 def folder_remedy(folder: Path | str) -> str:
-    """Return the advice for errors about a damaged file in a folder of results: remove the folder and run again."""
+    """Return advice for error messages about a damaged file in a folder of results: remove the folder and run again."""
     return f"remove the folder {folder} and run again"
