@@ -70,7 +70,7 @@ class ScoredExamples:
             self._held = self._moved(split.inputs, split.targets)
 
     def batches(self) -> Iterator[tuple[Nested, Any]]:
-        """Yield all examples in batches (inputs, targets), in the same order at every call."""
+        """Yield all examples that masks are scored on, in batches (inputs, targets), always in the same order."""
         if self._held is not None:
             for batch in batches_of(self._held, self._batch_size):
                 yield _aligned(batch[0]), batch[1]

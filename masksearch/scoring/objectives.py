@@ -173,7 +173,7 @@ OBJECTIVES: Table[Objective] = Table(
 
 
 def score_of(objective: Callable[..., object], value: Any) -> float:
-    """Return what an objective has returned as a float.
+    """Return an objective's result, a number or a tensor of one element, as a float.
 
     Raises
     ------

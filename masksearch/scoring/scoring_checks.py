@@ -34,7 +34,7 @@ def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
 
 
 class Probe:
-    """Test run of a network on two examples in eval mode, with checks of the outputs.
+    """Outputs of a network in a test run on two examples in eval mode, and checks of these outputs.
 
     Raises
     ------

@@ -59,7 +59,7 @@ class Accuracy:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget all results cached from earlier masks, and the order in which images are evaluated."""
+        """Drop the scorer's results that are cached from earlier masks, and the order in which it evaluates images."""
         self._path.refresh()
         self._arrange(self._whole)
         self._ordered = False

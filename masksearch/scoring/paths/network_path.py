@@ -21,13 +21,13 @@ class Path(ABC):
     """Base class of the ways (paths) to compute a masked network's logits on a fixed set of images."""
 
     name: str
-    """Name of this way to compute logits, as ``Scorer.path_name`` returns it."""
+    """Name of this way to compute a masked network's logits, such as "compact"; see ``Scorer.path_name``."""
 
     refresh_every: int
     """Number of scored masks between two calls of :meth:`refresh`, which drops cached results; 1 if none are cached."""
 
     part: int
-    """Preferred maximum number of images per forward pass."""
+    """Preferred maximum number of images per forward pass of the masked network."""
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
