@@ -85,7 +85,7 @@ class ScoredExamples:
         self._passed = True
 
     def whole(self) -> tuple[Nested, Any]:
-        """Return (inputs, targets) of all examples at once; a streamed split is read once and kept on the device."""
+        """Return inputs and targets of the whole data split; a streamed split is read once, then kept on the device."""
         if self._held is None:
             inputs, targets = self._split.sample(len(self._split))
             self._check(inputs, targets)

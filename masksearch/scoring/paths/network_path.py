@@ -30,7 +30,7 @@ class Path(ABC):
     """Preferred maximum number of images per forward pass of the masked network."""
 
     def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
+        """Return the logits (images, classes) that the network computes under ``proposal.mask`` for all images."""
         return torch.cat(list(self.batches(proposal)))
 
     @abstractmethod
@@ -92,7 +92,7 @@ class ReferencePath(NetworkPath):
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Return the logits (images, classes) of the numbered batches, bitwise equal to those of :meth:`logits`."""
+        """Return the masked network's logits (images, classes) for the batches ``numbers``, counted from 0."""
         with self._masked(proposal) as network:
             return torch.cat([network(self._batches[number]) for number in numbers])
 
