@@ -75,7 +75,7 @@ def choose_batched(
     labels: Tensor,
     batch_size: int,
 ) -> BatchedMasks | None:
-    """Return an object that computes logits under several masks in one forward pass; None if it is invalid or slower."""
+    """Return an object that computes logits of several masks in one forward pass; None if it is invalid or slower."""
     if not isinstance(path, InPlacePath | IncrementalPath):
         return None
     if not isinstance(space, WeightSpace) or not is_small(model, space):
@@ -108,7 +108,7 @@ def value_of_logits(
 def value_of_network(
     objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
 ) -> Callable[[Proposal], float]:
-    """Return a function that scores a proposed mask: it calls ``objective`` with the masked network and all examples."""
+    """Return a function that scores a proposed mask by calling ``objective`` with masked network and all examples."""
 
     def value(proposal: Proposal) -> float:
         inputs, targets = examples.whole()

@@ -17,7 +17,7 @@ from masksearch.utils.errors import InputError, first_line
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Message that asks a worker to score a mask: packed mask bits, and whether a bound or a share of the examples is enough."""
+    """Message that asks a worker to score a mask: packed mask bits, and how many of the examples to score it on."""
 
     bits: bytes  # of np.packbits
     threshold: float | None
