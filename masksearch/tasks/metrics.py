@@ -109,7 +109,7 @@ class MeanIoU:
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of: pixels in target and prediction / pixels in target or prediction."""
+        """Return the mean IoU over classes: pixels in target and prediction / pixels in at least one of the two."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()
