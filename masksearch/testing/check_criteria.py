@@ -69,7 +69,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion works with exactly the inputs that it declares, and raises an error if one is missing."""
+    """Check that a criterion raises an InputError if an input that it declares is missing, and needs no other input."""
     model = small_network(granularity)
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [

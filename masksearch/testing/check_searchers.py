@@ -87,7 +87,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_late_scores(make: Make) -> bool:
-    """Check a searcher that gets the scores of five proposed masks in random order; return False if unsupported.
+    """Check a searcher with five unscored masks at a time, scored in random order; return False if it can't do that.
 
     The searcher is saved and restored while proposals are open, and then gets the scores of their masks.
     """
@@ -255,14 +255,14 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a searcher keeps the density of masks, even a density so extreme that few units can be swapped."""
+    """Check that a searcher's masks have the requested density, also one so extreme that few units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.probe or proposal.mask.n_kept == SPACE.count(density)
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Check that proposed masks empty a layer only if that is allowed; return whether any proposed mask does."""
+    """Check that proposed masks empty a layer only if ``on_empty`` allows it; return whether any mask empties one."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
