@@ -63,7 +63,7 @@ class Averaging:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager in which the network has its averaged weights; at its end, it has the trained ones again."""
+        """Context manager in which the network has its averaged weights; at the end, the trained ones are restored."""
         before = {name: tensor.clone() for name, tensor in self._live.items()}
         self.store()
         try:

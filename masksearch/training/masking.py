@@ -39,7 +39,7 @@ class MaskSchedule(Protocol):
 
 
 def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the parameters that have a mask in ``masks``, {parameter name: bool tensor of its shape}, in this order.
+    """Return a network's parameters that have a mask in ``masks``, in the order of ``masks``; raise for wrong masks.
 
     Raises
     ------

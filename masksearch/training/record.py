@@ -35,12 +35,12 @@ class EpochRow:
 
     @property
     def train_accuracy(self) -> float | None:
-        """Main metric on the training examples: the accuracy in classification."""
+        """Main metric of the epoch on the training examples, which is the accuracy in classification."""
         return self.train_metric
 
     @property
     def val_accuracy(self) -> float | None:
-        """Main metric on the validation examples: the accuracy in classification."""
+        """Main metric of the epoch on the validation examples, which is the accuracy in classification."""
         return self.val_metric
 
     @property
@@ -49,7 +49,7 @@ class EpochRow:
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Return whether this epoch has a better validation metric than ``other`` or, without metrics, a lower loss."""
+        """Return whether this epoch has a better validation metric than ``other``; without metrics, a lower loss."""
         if self.val_metric is not None and other.val_metric is not None:
             if isnan(other.val_metric):
                 return not isnan(self.val_metric)

@@ -36,7 +36,10 @@ class Streamed(Protocol):
 
     @property
     def own_order(self) -> bool:
-        """Whether a DataLoader of the user decides the order and sizes of batches; ``n_batches`` is then its length."""
+        """Whether the data split is a user's DataLoader, which decides the order and sizes of batches itself.
+
+        If so, ``n_batches`` is the length of the loader.
+        """
 
     @property
     def identity(self) -> str | None:
