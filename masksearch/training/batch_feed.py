@@ -90,7 +90,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield the split's batches (inputs, targets) ordered by the indices ``order``; a DataLoader keeps its own order.
+        """Yield (inputs, targets) batches of the split, ordered by the indices ``order``; a DataLoader keeps its own order.
 
         Parameters
         ----------

@@ -88,7 +88,7 @@ class DataParallel:
     def batches(
         self, feed: Feed, order: Tensor, sizes: Sequence[int], draws: Tensor | None, seed: int
     ) -> Iterator[tuple[Batch, int, bool]]:
-        """Yield, for each batch: (this rank's examples, size of the whole batch, False if the loss ignores the examples).
+        """Yield, for each batch: (this rank's examples, size of the whole batch, False if the loss ignores them).
 
         The arguments are those of :meth:`Feed.shuffled`. A rank without a share of a small batch gets examples that do
         not count, since all ranks take part in a step.
