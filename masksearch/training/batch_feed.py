@@ -90,7 +90,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches of the split in the order of ``order``, indices; a DataLoader keeps its order.
+        """Yield (inputs, targets) batches of the split, in the order of indices ``order``; a DataLoader keeps its own.
 
         Parameters
         ----------

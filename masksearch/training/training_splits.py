@@ -36,7 +36,7 @@ class Streamed(Protocol):
 
     @property
     def own_order(self) -> bool:
-        """Whether the data split is a user's DataLoader, which decides the order and sizes of batches itself.
+        """Whether a user's DataLoader decides the order and the sizes of this data split's batches.
 
         If so, ``n_batches`` is the length of the loader.
         """
