@@ -14,7 +14,7 @@ Named = tuple[str, nn.Module]
 
 
 def chain(layers: Iterable[Named]) -> nn.Sequential:
-    """Return an ``nn.Sequential`` from pairs (name, layer), with these names for its layers."""
+    """Return an ``nn.Sequential`` of named layers, built from pairs (name, layer)."""
     return nn.Sequential(OrderedDict(layers))
 
 
@@ -31,7 +31,7 @@ def flat_size(layers: Iterable[Named], shape: Shape) -> int:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Return a layer's number of channels times the width multiplier, rounded, at least 1."""
+    """Return a number of channels multiplied by a network's width multiplier, rounded, at least 1."""
     return max(1, round(channels * width))
 
 

@@ -59,7 +59,7 @@ def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
 
 
 def zeros_of(layer: nn.Module) -> int:
-    """Return the number of zeros in a layer's weight."""
+    """Return the number of entries of a layer's weight that are 0."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.numel() - int(weight.count_nonzero())

@@ -55,7 +55,7 @@ class EarlyBird:
 
 
 def mask_distances(masks: Sequence[Mask | None]) -> np.ndarray:
-    """Return the share of units in which each pair of masks differs: float (n, n), NaN where a mask is None."""
+    """Return the fraction of mask bits in which each pair of n masks differs: (n, n), NaN where a mask is None."""
     distances = np.full((len(masks), len(masks)), np.nan)
     for i, first in enumerate(masks):
         for j, second in enumerate(masks[: i + 1]):

@@ -70,7 +70,7 @@ class ScoredExamples:
             self._held = self._moved(split.inputs, split.targets)
 
     def batches(self) -> Iterator[tuple[Nested, Any]]:
-        """Yield all examples in batches (inputs, targets), in the same order at every call."""
+        """Yield all examples that masks are scored on, in batches (inputs, targets), always in the same order."""
         if self._held is not None:
             for batch in batches_of(self._held, self._batch_size):
                 yield _aligned(batch[0]), batch[1]
@@ -85,7 +85,7 @@ class ScoredExamples:
         self._passed = True
 
     def whole(self) -> tuple[Nested, Any]:
-        """Return (inputs, targets) of all examples at once; a streamed split is read once and kept on the device."""
+        """Return inputs and targets of the whole data split; a streamed split is read once, then kept on the device."""
         if self._held is None:
             inputs, targets = self._split.sample(len(self._split))
             self._check(inputs, targets)

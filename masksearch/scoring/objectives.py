@@ -97,7 +97,7 @@ def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task =
 
 
 def width(space: FilterSpace, mask: Mask) -> float:
-    """Return minus the sum over layers of 1 / (number of the layer's output channels that a filter mask keeps).
+    """Return the score "width" of a filter mask: minus the sum over layers of 1 / (kept output channels of the layer).
 
     The objective needs no examples and no weights. In an untrained chain of ReLU layers, the fluctuation of gradients
     grows exponentially with this sum over the hidden layers (Hanin 2018). Other networks use the same sum: each
@@ -110,7 +110,7 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """Definition of an objective (a quantity that scores masks) in the table ``OBJECTIVES``, and how it is computed.
+    """Definition of an objective, a quantity that scores masks: its description, and the function that computes it.
 
     A row with ``of_logits`` alone is for classification. A row with ``of_task``, too, uses ``of_logits`` for
     classification and the quantity of the task for all other tasks.
@@ -128,7 +128,7 @@ class Objective:
     sequential: bool = False  # whether that repair solves each layer on the outputs of the repaired layers before it
 
     def fits(self, task: Task) -> bool:
-        """Return whether this objective can be computed from the network outputs of a task."""
+        """Return whether this objective can score networks of a task; some objectives need classification."""
         return task.classifies or self.of_logits is None or self.of_task is not None
 
 
@@ -173,7 +173,7 @@ OBJECTIVES: Table[Objective] = Table(
 
 
 def score_of(objective: Callable[..., object], value: Any) -> float:
-    """Return what an objective has returned as a float.
+    """Return an objective's result, a number or a tensor of one element, as a float.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def score_of(objective: Callable[..., object], value: Any) -> float:
 
 
 def objective_row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> Objective:
-    """Return the row of ``OBJECTIVES`` for an objective's name, or a row for a function of a masked network.
+    """Return the :class:`Objective` that has a given name, or a new one for a user's function of a masked network.
 
     The metric of a plain classification is the accuracy, with the same fast paths.
 

@@ -24,7 +24,7 @@ from masksearch.utils.ranks import ranks
 def reason_for_reference(
     objective: str | CustomObjective, row: Objective, task: Task, split: Any, probe: Probe, own_loss: bool
 ) -> str:
-    """Return why masks can't be scored from logits of images, for which fast ways exist; an empty text if they can."""
+    """Return the reason why masks have to be scored in the slow way, as a text; "" if fast ways are possible."""
     if not isinstance(objective, str):
         return "the objective is a function of the network"
     if own_loss:
@@ -41,7 +41,7 @@ def reason_for_reference(
 
 
 def choose_path(model: nn.Module, space: NetworkSpace, images: Tensor, batch_size: int, fast: bool) -> tuple[Path, str]:
-    """Return a way to compute masked networks' logits of ``images``, and the reason for it.
+    """Return an object that computes masked networks' logits of ``images``, and a text: why this kind was chosen.
 
     With ``fast``, it is the fastest valid way, otherwise the slow reference path.
     """
@@ -75,7 +75,7 @@ def choose_batched(
     labels: Tensor,
     batch_size: int,
 ) -> BatchedMasks | None:
-    """Return a way to compute logits under several masks in one forward pass; None if it is not valid or not faster."""
+    """Return an object that computes logits of several masks in one forward pass; None if it is invalid or slower."""
     if not isinstance(path, InPlacePath | IncrementalPath):
         return None
     if not isinstance(space, WeightSpace) or not is_small(model, space):
@@ -108,7 +108,7 @@ def value_of_logits(
 def value_of_network(
     objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
 ) -> Callable[[Proposal], float]:
-    """Return a function of a proposed mask that calls ``objective`` with the masked network and all examples."""
+    """Return a function that scores a proposed mask by calling ``objective`` with masked network and all examples."""
 
     def value(proposal: Proposal) -> float:
         inputs, targets = examples.whole()

@@ -28,7 +28,7 @@ class RankShare:
 
 
 def share_of_rank(split: Any, row: Objective, task: Task, has_logits: bool) -> RankShare:
-    """Return this process's share of a data split, or the whole split if the objective's score can't be split.
+    """Return the examples that this process scores masks on: its share, or all if shares can't give the exact score.
 
     Parameters
     ----------

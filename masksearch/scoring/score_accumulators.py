@@ -19,7 +19,7 @@ class Measure(Protocol):
     """Protocol of a score computed batch by batch: ``update`` adds a batch, ``value`` returns the score so far."""
 
     def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
-        """Add a batch of ``n`` examples to the score; ``dense``: the dense network's outputs, or None if not needed."""
+        """Add a batch of ``n`` examples to the score; ``dense``: the unpruned network's outputs, if needed."""
 
     def value(self) -> float:
         """Return the score of all batches added so far; higher is better."""

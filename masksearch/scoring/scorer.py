@@ -249,7 +249,9 @@ class Scorer:
 
     @property
     def path_name(self) -> str:
-        """Name of the way to compute outputs: incremental, compact, in place, reconstructed or reference.
+        """Name of the way in which a scorer computes a masked network's outputs, such as "incremental".
+
+        Others: "compact", "in place", "reconstructed" and "reference".
 
         The name ``mask`` means that the objective needs no outputs.
         """
@@ -285,7 +287,7 @@ class Scorer:
         return equal_scores(proposals, scores, self._held.weight)
 
     def data_digest(self) -> str | None:
-        """Return a digest of the examples on which masks are scored; None for objectives that need no examples."""
+        """Return a hash of the examples on which masks are scored; None for objectives that need no examples."""
         return examples_digest(self._split) if self._row.of_filters is None else None
 
     @property
@@ -295,7 +297,7 @@ class Scorer:
         return 1 if path is None else path.refresh_every
 
     def refresh(self) -> None:
-        """Drop all results that are cached from earlier masks, and thereby accumulated rounding errors."""
+        """Drop all results that the scorer caches from earlier masks, so that rounding errors don't accumulate."""
         if path := self._accuracy or self._path:
             path.refresh()
         self._since_refresh = 0

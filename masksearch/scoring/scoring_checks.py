@@ -34,7 +34,7 @@ def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
 
 
 class Probe:
-    """Test run of a network on two examples in eval mode, with checks of the outputs.
+    """Outputs of a network in a test run on two examples in eval mode, and checks of these outputs.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class Probe:
 
     @property
     def returns_logits(self) -> bool:
-        """Whether the network returns one tensor of logits (n, classes), which the task's loss can use directly."""
+        """Whether the tested network returns one tensor of logits (n, classes), which the task's loss accepts."""
         return self._task.output is None and isinstance(self._outputs, Tensor) and self._outputs.ndim == 2
 
     def check_logits(self, objective: object) -> None:
@@ -79,7 +79,7 @@ class Probe:
         self.classes = logits.shape[1]
 
     def check_loss(self, *, needed: bool) -> None:
-        """Raise an :class:`InputError` if the task's loss of the network's outputs fails or is not a scalar.
+        """Raise an :class:`InputError` if the task's loss fails on the network's outputs, or returns no scalar.
 
         If there are no targets and the loss is not ``needed``, nothing is checked.
         """

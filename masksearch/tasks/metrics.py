@@ -14,7 +14,7 @@ class Meter(Protocol):
     """Protocol of a metric with ``update`` per batch and ``compute`` at the end, such as torchmetrics.Metric."""
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add the outputs and targets of a batch to the metric."""
+        """Add a batch to a metric: the network's outputs and the targets."""
 
     def compute(self) -> Any:
         """Return the metric of all batches so far, a number or a tensor with one element."""
@@ -29,7 +29,7 @@ class WholeSplit:
         self._targets: list[Any] = []
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add the outputs and targets of a batch to the metric."""
+        """Add a batch to a metric: the network's outputs and the targets."""
         self._outputs.append(to_device(outputs, "cpu"))
         self._targets.append(to_device(targets, "cpu"))
 
@@ -88,7 +88,7 @@ class Perplexity:
         self._tokens += targets.numel()
 
     def compute(self) -> float:
-        """Return the perplexity of all tokens."""
+        """Return the perplexity, exp(mean cross-entropy), of all tokens added so far."""
         return float((torch.stack(self._sums).sum() / self._tokens).exp())
 
 
@@ -109,7 +109,7 @@ class MeanIoU:
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of: pixels in target and prediction / pixels in target or prediction."""
+        """Return the mean IoU over classes: pixels in target and prediction / pixels in at least one of the two."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()

@@ -30,7 +30,7 @@ class TargetCheck(Protocol):
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output in a network's return value: the tensor itself, its ``logits``, ``out`` or first item."""
+    """Return a network's main output, given its return value: a tensor itself, or ``logits``, ``out`` or item 0."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -135,12 +135,12 @@ class Task:
         return (self.output or read_output)(outputs)
 
     def selected(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Return outputs and targets without ignored positions, such as padding, from a network's return value."""
+        """Return (outputs, targets) of a batch without ignored positions, such as padding."""
         outputs = self.read(outputs)
         return self.select(outputs, targets) if self.select else (outputs, targets)
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch from the network's return value and the targets."""
+        """Return the task's mean loss on a batch, given the network's return value and the targets."""
         if self.weighs_examples:
             return self.loss(self.read(outputs), targets)
         return self.loss(*self.selected(outputs, targets))
@@ -183,12 +183,12 @@ class Task:
         return n if self.weight is None else self.weight(targets)
 
     def meters(self, *, main_only: bool = False) -> dict[str, Meter]:
-        """Return {metric name: new metric object}, with the main metric first; the objects are updated per batch."""
+        """Return new metric objects for a data split, as {metric name: object}, the task's main metric first."""
         metrics = {self.metric_name: self.metric} | ({} if main_only else dict(self.also))
         return {name: _new_meter(metric) for name, metric in metrics.items()}
 
     def score(self, metric: float) -> float:
-        """Return the score (higher = better) of a metric's value: the value, or minus the value if lower is better."""
+        """Return a metric's value as a score (higher is better): minus the value if lower metrics are better."""
         return metric if self.higher_is_better else -metric
 
 

@@ -69,7 +69,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion works with exactly the inputs that it declares, and raises an error if one is missing."""
+    """Check that a criterion raises an InputError if an input that it declares is missing, and needs no other input."""
     model = small_network(granularity)
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
@@ -164,5 +164,5 @@ def initial_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """Return the space of masks of a :func:`small_network`, for a kind of unit such as "weight" or "filter"."""
+    """Return the mask space of a :func:`small_network`: one mask bit per unit, such as a "weight" or "filter"."""
     return spaces.space_of(cast(spaces.Granularity, granularity), model, torch.zeros(1, 1, 5, 5))

@@ -24,7 +24,7 @@ Make = Callable[[], Searcher]
 
 
 def check_searcher(make: Make, folder: str | Path | None = None) -> None:
-    """Run all checks that a searcher must pass.
+    """Run all checks that a searcher must pass, on small test problems.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that a searcher's proposed masks have the exact density, and equal base mask plus move (except probes)."""
+    """Check that proposed masks have the exact density and equal base mask plus move; ``probe`` masks are exempt."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -87,7 +87,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_late_scores(make: Make) -> bool:
-    """Check a searcher that gets the scores of five proposed masks in random order; return False if unsupported.
+    """Check a searcher with five unscored masks at a time, scored in random order; return False if it can't do that.
 
     The searcher is saved and restored while proposals are open, and then gets the scores of their masks.
     """
@@ -157,7 +157,7 @@ def check_arguments_unmodified(make: Make) -> None:
 
 
 def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
-    """Check that equal seeds give equal proposed masks, and other seeds other masks; return the masks' hashes."""
+    """Check that equal seeds give equal proposed masks, and other seeds others; return (mask hash, threshold) pairs."""
     first, second = make(), make()
     first.start(problem(seed=1))
     path = path_of(drive(first, Planted(), 80))
@@ -226,7 +226,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that a searcher rejects masks for which it gets an upper bound in place of a score, however high."""
+    """Check that a searcher never accepts a mask if it gets only an upper bound on the mask's score."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()
@@ -255,14 +255,14 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a searcher keeps the density of masks, even a density so extreme that few units can be swapped."""
+    """Check that a searcher's masks have the requested density, also one so extreme that few units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.probe or proposal.mask.n_kept == SPACE.count(density)
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Check that proposed masks empty a layer only if that is allowed; return whether any proposed mask does."""
+    """Check that proposed masks empty a layer only if ``on_empty`` allows it; return whether any mask empties one."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")

@@ -83,13 +83,15 @@ class PlantedState(EnergyState):
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
-        """Return the terms of the test energy, one per layer: float64 (n_layers,)."""
+        """Return each layer's part of the test mask's energy (estimated damage): float64 (n_layers,)."""
         pruned = (~self.bits).astype(np.float64)
         worths = pruned * (self.energy.pairs @ pruned)
         return np.bincount(self.energy.layers, weights=worths, minlength=len(self.energy.names))
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return, for each unit of a layer, how the test energy changes if only this unit is pruned or restored.
+        """Return, for each unit of a layer, how the energy (estimated damage) changes if the unit is switched.
+
+        To switch a unit is to prune it if it is kept, and to restore it if it is pruned.
 
         The result is float64 (layer size,).
         """
@@ -97,7 +99,10 @@ class PlantedState(EnergyState):
         return self.deltas(np.arange(own.start, own.stop)[:, None])
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return each move's change of the test energy; a move prunes or restores the units in its row of ``units``."""
+        """Return, for each row of ``units``, how the energy (estimated damage) changes if its units are switched.
+
+        To switch a unit is to prune it if it is kept, and to restore it if it is pruned.
+        """
         signs = np.where(self.bits[units], 1.0, -1.0)  # of the change of a unit's number of prunings
         blocks = self._pairs[units[:, :, None], units[:, None, :]]
         slopes = (self._pairs @ ~self.bits)[units]
@@ -121,7 +126,7 @@ def problem(
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
-    """Run a searcher for ``steps`` steps, or until the search ends; return all proposed masks in order."""
+    """Ask a searcher for masks and score them, ``steps`` times or until the search ends; return all proposals."""
     made = []
     for _ in range(steps):
         proposals = searcher.ask(batch)

@@ -52,7 +52,7 @@ class Averaging:
         self.steps = steps
 
     def weights(self) -> Weights:
-        """Return the averaged weights as a state dict on the CPU."""
+        """Return the moving average of the network's weights as a state dict on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()}
 
     @torch.no_grad()
@@ -63,7 +63,7 @@ class Averaging:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager in which the network has its averaged weights; at its end, it has the trained ones again."""
+        """Context manager in which the network has its averaged weights; at the end, the trained ones are restored."""
         before = {name: tensor.clone() for name, tensor in self._live.items()}
         self.store()
         try:

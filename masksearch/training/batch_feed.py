@@ -21,7 +21,7 @@ Batch = tuple[Any, Any]
 
 
 def forward_batch(device: torch.device) -> int:
-    """Return how many examples to run per forward pass without gradients: 250 on a CPU (for its cache), else 1000."""
+    """Return the batch size for forward passes without gradients on ``device``: 250 examples on a CPU, else 1000."""
     return 250 if device.type == "cpu" else 1000
 
 
@@ -34,7 +34,7 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 
 class Feed:
-    """Source of batches of one data split on one device, in order or shuffled.
+    """Loader of a data split's batches onto one device, in the split's order or shuffled.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Feed:
         return self._n
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in the examples' order; a DataLoader keeps its own order and batch sizes."""
+        """Yield the split's batches (inputs, targets) in order; a DataLoader keeps its own batch sizes and order."""
         sizes = [min(batch_size, self._n - start) for start in range(0, self._n, batch_size)]
         if self._stream is not None:
             yield from self._streamed(self._stream, None, sizes, None, 0)
@@ -90,7 +90,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in the order of the indices ``order``; a DataLoader keeps its own order.
+        """Yield (inputs, targets) batches of the split, in the order of indices ``order``; a DataLoader keeps its own.
 
         Parameters
         ----------

@@ -47,7 +47,7 @@ _Result = TypeVar("_Result")
 
 
 def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorator for training functions, so that a call with ``checkpoint=`` holds a lock file next to the checkpoint.
+    """Decorator for training functions, so that no two processes train with the same ``checkpoint=`` file at once.
 
     The file is ``<checkpoint>.lock``. A second process that trains with the same checkpoint gets an ``InputError``.
     """
@@ -145,7 +145,7 @@ class Checkpoint:
         save_tree(self.path, tree)
 
     def load(self) -> StepState | None:
-        """Restore a training in place from its checkpoint file; return the saved state of its optimiser step.
+        """Restore a training in place from its checkpoint file; return its averaged weights and float16 loss scale.
 
         Without a file, nothing is restored, and None is returned. The first checkpoints had no such state: then None is
         returned, too.
@@ -181,7 +181,7 @@ class Checkpoint:
             return step and StepState(step["average"], step["average steps"], step["scaler"])
 
     def restore_step(self, step: OptimizerStep, state: StepState) -> None:
-        """Restore averaged weights and the scale factor of float16 losses from the state that :meth:`load` returned."""
+        """Restore the averaged weights and float16 loss scale of ``step`` from the state that :meth:`load` returned."""
         with refusing(self.path, _REMEDY):
             step.restore(state)
 

@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         self.outputs: Any = None  # of the last batch
 
     def forward(self, inputs: Any, targets: Any, counts: bool) -> Tensor:
-        """Return the mean loss of a batch; if the batch is only padding (``counts=False``), 0 with zero gradients."""
+        """Return the network's mean loss on a batch; with ``counts=False``, return 0 with zero gradients."""
         self.outputs = self._call(inputs)
         loss = self._loss(self.outputs, inputs, targets)
         if counts:
@@ -88,7 +88,7 @@ class DataParallel:
     def batches(
         self, feed: Feed, order: Tensor, sizes: Sequence[int], draws: Tensor | None, seed: int
     ) -> Iterator[tuple[Batch, int, bool]]:
-        """Yield per batch: (this rank's examples, size of the whole batch, False if the examples are only padding).
+        """Yield, for each batch: (this rank's examples, size of the whole batch, False if the loss ignores them).
 
         The arguments are those of :meth:`Feed.shuffled`. A rank without a share of a small batch gets examples that do
         not count, since all ranks take part in a step.
@@ -114,7 +114,7 @@ class DataParallel:
             yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
 
     def part_of(self, split: Examples) -> Examples:
-        """Return this rank's validation examples: a share if the metric is the accuracy, otherwise all of them."""
+        """Return the validation examples that this rank evaluates: a part if the metric is accuracy, otherwise all."""
         examples, size = as_examples(split), self.ranks.size
         task = examples.task
         accuracy = task.classifies and task.metric is CLASSIFICATION.metric and task.weight is None
@@ -124,7 +124,7 @@ class DataParallel:
         return Resident(take(examples.inputs, part), take(examples.targets, part), task)
 
     def joined(self, found: Evaluation, n: int) -> Evaluation:
-        """Return accuracy and loss on all ``n`` validation examples, from the ranks' results on their shares."""
+        """Return accuracy and loss on all ``n`` validation examples, given this rank's results on its part."""
         loss, right = self.ranks.mean([found.loss, nan if found.metric is None else found.metric * n], found.n)
         return Evaluation(None if isnan(right) else round(right) / n, loss, n)
 
@@ -153,7 +153,7 @@ class DataParallel:
 
 
 def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
-    """Return the range (start, stop) of a batch's ``n`` examples that a rank takes, and False if they are only padding.
+    """Return the range (start, stop) of a batch's ``n`` examples for a rank, and False if the loss must ignore them.
 
     Shares have at least two examples, as BatchNorm needs: of a batch of 5, four ranks get 2, 3, 0 and 0. Ranks without
     a share get the batch's first two examples, which do not count.

@@ -95,7 +95,7 @@ def evaluate_feed(
 
 
 def metrics_of(metering: MetricCollector | None, loss: float) -> dict[str, float]:
-    """Return {metric name: value}; {} without ``metering``, or if a non-finite loss makes metrics impossible."""
+    """Return {metric name: value} of a metric collector; {} for None, or if metrics fail and ``loss`` isn't finite."""
     if metering is None:
         return {}
     try:

@@ -42,7 +42,7 @@ def mode_kept(model: nn.Module) -> Iterator[None]:
 def check_inputs(
     model: nn.Module, split: Examples, device: torch.device, loss: Loss | None, name: str = "split"
 ) -> InputCheck:
-    """Check a data split, and run two of its examples through the network (on ``device``) in eval mode.
+    """Check a data split, and a network by a test run on two of the examples; return an :class:`InputCheck`.
 
     Raises
     ------

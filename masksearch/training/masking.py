@@ -39,7 +39,7 @@ class MaskSchedule(Protocol):
 
 
 def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the parameters that have a mask in ``masks``, {parameter name: bool tensor of its shape}, in this order.
+    """Return a network's parameters that have a mask in ``masks``, in the order of ``masks``; raise for wrong masks.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class Masking:
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Replace the masks by others for the same parameters; newly pruned and regrown weights become zero.
+        """Replace the network's masks by masks of the same parameters; newly pruned and regrown weights become zero.
 
         Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
         optimiser accumulated gradients of steps that had no effect.

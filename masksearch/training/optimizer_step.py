@@ -76,13 +76,13 @@ class OptimizerStep:
         return rate
 
     def start_epoch(self, lr: float) -> None:
-        """Set the learning rate of a new epoch, and restart the count of accumulated batches at 0."""
+        """Prepare for a new epoch: set its learning rate, and start gradient accumulation anew."""
         self._scheduled, self._count = lr, 0
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int, total: int | None = None) -> None:
-        """Backpropagate a batch's mean loss, weighted by ``parts``, the batch's number of examples or tokens.
+        """Add the gradient of a batch's mean loss, weighted by ``parts``: the batch's number of examples or tokens.
 
         A batch of 0 parts adds nothing. ``total`` is the number of parts on all ranks together; None: it is counted.
         """
@@ -100,12 +100,12 @@ class OptimizerStep:
 
     @property
     def ready(self) -> bool:
-        """Whether enough batches were accumulated for an optimiser step."""
+        """Whether enough batches' gradients were accumulated for the next optimiser step."""
         return self._count == self._settings.accumulate
 
     @property
     def pending(self) -> bool:
-        """Whether batches were accumulated since the last optimiser step."""
+        """Whether gradients of batches were accumulated since the last optimiser step, so that a step is still due."""
         return self._count > 0
 
     def __call__(self, step: int) -> None:
@@ -152,7 +152,7 @@ class OptimizerStep:
         )
 
     def restore(self, state: StepState) -> None:
-        """Restore averaged weights and the scale factor of float16 losses from :meth:`state`.
+        """Restore the averaged weights and the scale factor of float16 losses that :meth:`state` returned.
 
         Raises
         ------

@@ -11,13 +11,13 @@ from masksearch.training.masking import masked_parameters
 
 
 class MaskSpaceOfNetwork(Protocol):
-    """Protocol of a space of masks over the parameters of a network."""
+    """Protocol of a mask space: the set of all pruning masks of some parameters of a network."""
 
     def check_mask(self, mask: Any) -> None:
         """Raise an :class:`InputError` unless ``mask`` was made for the same parameters as this space."""
 
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
-        """Return a mask as {parameter name: bool tensor of the same shape, True = kept}."""
+        """Return a mask of this space as {parameter name: bool tensor of the parameter's shape, True = kept}."""
 
     def set_norms(self, model: nn.Module, mask: Any) -> None:
         """Make a network's normalisation layers use only kept channels, if masks of this space require it."""

@@ -35,12 +35,12 @@ class EpochRow:
 
     @property
     def train_accuracy(self) -> float | None:
-        """Main metric on the training examples: the accuracy in classification."""
+        """Main metric of the epoch on the training examples, which is the accuracy in classification."""
         return self.train_metric
 
     @property
     def val_accuracy(self) -> float | None:
-        """Main metric on the validation examples: the accuracy in classification."""
+        """Main metric of the epoch on the validation examples, which is the accuracy in classification."""
         return self.val_metric
 
     @property
@@ -49,7 +49,7 @@ class EpochRow:
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Return whether this epoch has a better validation metric than ``other`` or, without metrics, a lower loss."""
+        """Return whether this epoch has a better validation metric than ``other``; without metrics, a lower loss."""
         if self.val_metric is not None and other.val_metric is not None:
             if isnan(other.val_metric):
                 return not isnan(self.val_metric)
@@ -68,7 +68,7 @@ class Best:
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch with the best validation result; the first epoch is 1."""
+        """Number of the training's epoch with the best validation result; the first epoch is 1."""
         return self.row.epoch
 
 
@@ -111,7 +111,7 @@ class Training:
         return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{metric}{best}{state})"
 
     def add(self, row: EpochRow, weights: Callable[[], Weights]) -> None:
-        """Append an epoch's results; if the epoch is the best by validation, also store what ``weights()`` returns."""
+        """Append an epoch's results to this training; if the epoch is the best so far, also store ``weights()``."""
         self.epochs.append(row)
         if row.val_loss is not None and row.finite and (self.best is None or row.better_than(self.best.row)):
             self.best = Best(row, weights())

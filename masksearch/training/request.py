@@ -22,7 +22,7 @@ from masksearch.utils.seeds import check_seed
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """Arguments of one call of :func:`masksearch.training.train`, which describes them; they decide the result."""
+    """Arguments of one call of :func:`masksearch.training.train`, which documents them; the network is not included."""
 
     split: Examples
     settings: TrainSettings
@@ -40,12 +40,12 @@ class TrainingRequest:
 
     @cached_property
     def examples(self) -> Resident | Streamed:
-        """Training examples, with their task."""
+        """Training examples of the call of ``train``, as a data split that has a task."""
         return as_examples(self.split, "train")
 
     @property
     def cropped(self) -> bool:
-        """Whether images are cropped and flipped at random."""
+        """Whether the training images are cropped and flipped at random."""
         return self.augment if self.settings.augment == "auto" else self.settings.augment == "crop_flip"
 
     def check(self) -> None:
@@ -85,7 +85,7 @@ class TrainingRequest:
             raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(inputs)}; set none")
 
     def identity(self, model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, object]:
-        """Return all that decides a training's result, as a dict: settings, seed, digests of data and weights."""
+        """Return a dict of all that decides a training's result: settings, seed, hashes of data, masks and weights."""
         return asdict(self.settings) | {
             "seed": self.seed,
             "augment": self.cropped,

@@ -8,7 +8,7 @@ from masksearch.utils.errors import InputError
 
 
 class Slimming:
-    """L1 penalty on BatchNorm scales: each call adds strength x sign(scale) to the gradient of every scale.
+    """L1 penalty on a network's BatchNorm scales: a call of this object adds strength x sign(scale) to their gradients.
 
     Liu et al. 2017 (equation 1). sign(0) is 0, so that pruned scales get no penalty. Reported losses are without the
     penalty.

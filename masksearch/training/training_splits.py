@@ -36,7 +36,10 @@ class Streamed(Protocol):
 
     @property
     def own_order(self) -> bool:
-        """Whether a DataLoader of the user decides the order and sizes of batches; ``n_batches`` is then its length."""
+        """Whether a user's DataLoader decides the order and the sizes of this data split's batches.
+
+        If so, ``n_batches`` is the length of the loader.
+        """
 
     @property
     def identity(self) -> str | None:

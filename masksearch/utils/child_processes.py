@@ -18,13 +18,13 @@ _CONTEXT = get_context("forkserver")
 
 @dataclass(frozen=True)
 class Ended:
-    """What :meth:`ChildProcess.receive` returns after a child process has ended: its exit code."""
+    """Exit code of a child process that has ended; :meth:`ChildProcess.receive` returns it in place of a message."""
 
     code: int | None
 
 
 class ChildProcess:
-    """Child process that runs ``target(pipe, *arguments)``, and the parent's end of the pipe between the two.
+    """Child process that runs ``target(pipe, *arguments)`` and exchanges messages with its parent through the pipe.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ChildProcess:
 
 
 def end_processes(children: Iterable[ChildProcess]) -> None:
-    """End child processes, also while they work, and close their pipes."""
+    """End child processes, even while they are working, and close the pipes to them."""
     children = list(children)
     for child in children:
         child.process.terminate()

@@ -29,7 +29,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def empty_caches(model: nn.Module) -> None:
-    """Make modules drop tensors that they cache in eval mode, by ``model.train()``; then restore all modes."""
+    """Make a network's modules drop tensors cached in eval mode: call ``model.train()``, then restore all modes."""
     if all(type(module).train is nn.Module.train for module in model.modules()):
         return
     modes = {module: module.training for module in model.modules()}

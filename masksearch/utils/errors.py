@@ -38,25 +38,25 @@ def named_first_line(error: BaseException) -> str:
 
 
 def require(name: str, value: object, fine: bool, allowed: str) -> None:
-    """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
+    """Raise an :class:`InputError` about a setting's wrong value, unless ``fine``, the result of a check, is True."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
 
 
 def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed: str) -> None:
-    """Raise an :class:`InputError` that names a value's type and what is allowed, unless its type is in ``kinds``."""
+    """Raise an :class:`InputError` unless ``value`` has a type in ``kinds``; the message says what is allowed."""
     if not isinstance(value, kinds):
         raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
 
 
 def check_real(name: str, value: object, allowed: str) -> None:
-    """Raise an :class:`InputError` that names a value's type and what is allowed, unless it is an int or a float."""
+    """Raise an :class:`InputError` unless ``value`` is an int or a float; the message says what is allowed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
 
 
 def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
-    """Return ``value`` if it is a whole number from ``least`` to ``most`` and no bool; else raise an InputError."""
+    """Return ``value`` if it is a whole number, no bool, from ``least`` to ``most``; otherwise, raise an InputError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
     return int(value)

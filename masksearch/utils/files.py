@@ -119,7 +119,7 @@ def _finite(node: Any) -> Any:
 def read_json(
     path: str | Path, needed: Mapping[str, type | tuple[type, ...]] | None = None, remedy: str = REMEDY
 ) -> Any:
-    """Return the content of a JSON file, without its checksum.
+    """Return the content of a JSON file; if the file has a checksum, check it first and leave it out.
 
     Parameters
     ----------

@@ -76,7 +76,7 @@ def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = Non
 
 
 def forward(model: nn.Module, batch: Nested) -> Any:
-    """Return a network's outputs for a batch of inputs.
+    """Run a network on a batch of inputs and return the outputs; if the network fails, raise an InputError.
 
     Raises
     ------

@@ -69,7 +69,7 @@ class RunningDigest:
 
     @classmethod
     def of(cls, content: bytes) -> "RunningDigest":
-        """Return the digest of a growing file whose bytes so far are ``content``."""
+        """Return a new :class:`RunningDigest` for a growing file whose bytes so far are ``content``."""
         digest = cls()
         digest.update(content)
         return digest
@@ -180,7 +180,7 @@ def tensor_metadata(about: Any) -> dict[str, str]:
 
 
 def seal_tensors(content: bytes) -> list[bytes | memoryview]:
-    """Compute the checksum of a safetensors file's bytes; return the bytes with the checksum, as a list of parts.
+    """Write the checksum into the bytes of a safetensors file; return the bytes as parts to join in order.
 
     The file has :func:`tensor_metadata`.
     """
@@ -215,7 +215,7 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
 
 
 def about_of(metadata: Mapping[str, str], path: Path, remedy: str, *, checked: bool) -> Any:
-    """Return the JSON value ``about`` that is stored in the metadata of a safetensors file.
+    """Return the JSON value ``about`` that was saved beside the tensors, given a safetensors file's metadata.
 
     ``checked`` says whether the file has a checksum: files of this version without one are damaged.
 
@@ -257,5 +257,5 @@ def _check_sum(claimed: bytes, right: bytes, path: Path | str, remedy: str) -> N
 
 
 def folder_remedy(folder: Path | str) -> str:
-    """Return the advice for errors about a damaged file in a folder of results: remove the folder and run again."""
+    """Return advice for error messages about a damaged file in a folder of results: remove the folder and run again."""
     return f"remove the folder {folder} and run again"

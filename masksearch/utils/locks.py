@@ -89,7 +89,7 @@ def _holder(lock_file: Path) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line on stderr, if the process has a stderr."""
+    """Print ``text`` as a line on standard error; do nothing if the process has no standard error."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(text, file=sys.stderr, flush=True)

@@ -113,7 +113,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def call_model(model: nn.Module, inputs: Nested) -> Any:
-    """Return ``model(x)`` for a tensor, ``model(*x)`` for a tuple and ``model(**x)`` for a dict."""
+    """Call a network with inputs x: ``model(x)`` for a tensor, ``model(*x)`` for a tuple, ``model(**x)`` for a dict."""
     if isinstance(inputs, Tensor):
         return model(inputs)
     return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
@@ -125,7 +125,7 @@ def n_examples(value: Nested) -> int:
 
 
 def take(value: Any, index: slice | Tensor) -> Any:
-    """Return the selected examples of inputs or targets: views for a slice, copies for a tensor of indices."""
+    """Return the examples at ``index`` of inputs or targets: views for a slice, copies for a tensor of indices."""
     return map_tensors(lambda tensor: tensor[index], value)
 
 
@@ -147,7 +147,7 @@ def concatenate(parts: Sequence[Any]) -> Any:
 
 
 def describe(value: Nested | None) -> str:
-    """Return a text with type and shape of one example, such as ``float32 3x32x32`` or ``{ids: int64 9}``."""
+    """Return type and shape of one example of the inputs as text, such as ``float32 3x32x32`` or ``{ids: int64 9}``."""
     if value is None:
         return "none"
     if isinstance(value, Tensor):

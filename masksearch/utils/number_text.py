@@ -2,7 +2,7 @@
 
 
 def number_text(value: float, form: str) -> str:
-    """Return a number formatted by ``form``, such as ``+.2f``; a number that rounds to 0 has no minus sign."""
+    """Return a number as text in the format ``form``, such as ``+.2f``; a number that rounds to 0 has no minus sign."""
     sign = "+" * form.startswith("+")
     return f"{value:{sign}z{form.removeprefix('+')}}"
 

@@ -14,13 +14,13 @@ class Steps(Progress):
     """Progress line with the current step's name, a bar, a note and the time left; it disappears at the end."""
 
     def begin(self, step: str) -> None:
-        """Show the name of a new step in place of the last one; its end is unknown until :meth:`reach` is called."""
+        """Show a new step's name on the progress line; how much of the step is done is unknown until :meth:`reach`."""
         for task in self.task_ids:
             self.remove_task(task)
         self.add_task(step, total=None, note="")
 
     def reach(self, share: float, note: str) -> None:
-        """Show which share of the current step is done, in [0, 1], and a note."""
+        """Show on the progress line which share of the current step is done, in [0, 1], and a note."""
         self.update(self.task_ids[-1], completed=share, total=1, note=note)
 
 

@@ -75,7 +75,7 @@ class Ranks:
         return [sum(row[i] * row[-1] for row in rows) / total if rows else torch.nan for i in range(len(numbers))]
 
     def joined(self, rows: Tensor, n: int) -> Tensor:
-        """Return one tensor of ``n`` rows, joined from all ranks; :func:`bounds` decides each rank's rows."""
+        """Join the rows that each rank (process) passes; return all ``n`` rows in order, on every rank."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros((-(-n // self.size), *rows.shape[1:]))  # shares must be of equal size
@@ -110,7 +110,7 @@ class Ranks:
                     tensor.copy_(part.view(tensor.dtype).view(tensor.shape))
 
     def agree(self, text: str) -> None:
-        """Wait until every rank has called this method; raise an InputError if a rank passes another text or is late.
+        """Wait for all ranks (processes) to call this method; raise an InputError if their texts differ.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Ranks:
         dist.destroy_process_group()
 
     def may_report(self) -> bool:
-        """Return whether this rank may report the error that ends it; only one rank may, by preference rank 0."""
+        """Return whether this rank (process) prints the error that ends it; only one rank does, if possible rank 0."""
         if self._store is None:
             return True
         try:

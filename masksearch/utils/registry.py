@@ -98,7 +98,7 @@ class Table(Mapping[str, Row], Generic[Row]):
             self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
-        """Raise an error unless the table has a component ``name``; the message calls it a ``kind``, such as "model".
+        """Raise an InputError unless the table has a component ``name``; ``kind`` names its kind in the message.
 
         Raises
         ------

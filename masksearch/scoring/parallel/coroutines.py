@@ -22,7 +22,7 @@ class CoroutineWorkers:
             self._replies.put_nowait((number, None))
 
     def send(self, number: int, task: Task) -> None:
-        """Let worker ``number``, which is free, begin to score a mask."""
+        """Start to score a mask on worker ``number``, which must be free; return at once."""
         self._tasks[number] = self._loop.create_task(self._work(number, task))
         self._loop.run_until_complete(asyncio.sleep(0))  # the scoring begins now, not with the next wait
 
@@ -39,7 +39,7 @@ class CoroutineWorkers:
         self._replies.put_nowait((number, reply))
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). A worker's first reply is None: it is ready."""
         return self._loop.run_until_complete(self._replies.get())
 
     def replace(self, number: int) -> None:

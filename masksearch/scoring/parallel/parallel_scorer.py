@@ -113,7 +113,7 @@ class ParallelScorer(Scoring):
         return [replace(scores[proposal], seconds=seconds) for proposal in proposals]
 
     def data_digest(self) -> str | None:
-        """Return the digest of the examples on which the workers' scorer scores masks; None if there are none."""
+        """Return a hash of the examples on which the workers score masks; None if their scorer uses no examples."""
         return data_digest(self._scorer)
 
     def start(self, space: Layout) -> None:
@@ -133,7 +133,7 @@ class ParallelScorer(Scoring):
         self._dispatch(self._pool)
 
     def receive(self) -> tuple[Proposal, Score]:
-        """Wait until a worker has scored a mask; return the mask's proposal and score. An error ends all workers."""
+        """Wait until a worker has scored a queued proposal; return (proposal, score). An error ends all workers."""
         assert self._pool is not None, "receive follows send"
         while True:
             found = self._take(self._pool)

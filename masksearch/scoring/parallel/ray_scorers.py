@@ -53,7 +53,7 @@ class RayWorkers:
         self._running[self._workers[number].score.remote(task)] = number
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). A worker's first reply is None: it is ready."""
         [done], _ = self._ray.wait(list(self._running), num_returns=1)
         number = self._running.pop(done)
         try:
@@ -92,7 +92,7 @@ class _Actor:
             self._failed = Failed.of(error)
 
     def ready(self) -> Failed | None:
-        """Return None if the scorer has been loaded; otherwise a message about the error."""
+        """Return None if this Ray worker has loaded its scorer; otherwise a message about the error."""
         return self._failed
 
     def score(self, task: Task) -> Score | Failed:

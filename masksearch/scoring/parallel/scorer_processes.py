@@ -62,7 +62,7 @@ class ProcessWorkers:
         self._workers[number].send(task)
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). Each worker first replies None: it is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). A worker's first reply is None: it is ready."""
         pipes = {self._workers[number].pipe: number for number in self._waiting}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         self._waiting.remove(number)
@@ -83,7 +83,9 @@ class ProcessWorkers:
 
 
 def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
-    """Return a worker's ``CUDA_VISIBLE_DEVICES``, the list of GPUs rotated by its number; None below two GPUs.
+    """Return ``CUDA_VISIBLE_DEVICES`` for a worker, so that workers use different GPUs; None: leave it unchanged.
+
+    The list of GPUs is rotated by the worker's number. The result is None with fewer than two GPUs.
 
     So workers use different GPUs. None: the variable stays unchanged.
     """

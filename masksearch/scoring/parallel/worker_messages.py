@@ -17,7 +17,7 @@ from masksearch.utils.errors import InputError, first_line
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Message that asks a worker to score a mask: the mask as packed bits, and how exact the score has to be."""
+    """Message that asks a worker to score a mask: packed mask bits, and how many of the examples to score it on."""
 
     bits: bytes  # of np.packbits
     threshold: float | None
@@ -41,13 +41,13 @@ class Failed:
 
     @classmethod
     def of(cls, error: Exception) -> "Failed":
-        """Return the message about an exception that the scorer raised in a worker."""
+        """Return the message that a worker sends after its scorer has raised ``error``."""
         if isinstance(error, InputError):
             return cls(str(error), "")
         return cls(f"scorer: {type(error).__name__} in a worker: {first_line(error)}", traceback.format_exc())
 
     def error(self) -> InputError:
-        """Return the error for the user, with the worker's traceback as a note; the parallel scorer raises it."""
+        """Return the exception that the main process raises for this failure, with the worker's traceback as a note."""
         error = InputError(self.sentence)
         if self.details:
             error.add_note(self.details)
@@ -110,7 +110,7 @@ class TaskScorer:
         self._since_refresh = 0
 
     def proposal(self, task: Task) -> Proposal:
-        """Return the mask of a message as a proposal to score; first refresh the scorer if a refresh is due."""
+        """Return the proposal (mask to score) in a message; first drop the scorer's cache if it is too old."""
         if self._every is not None and self._since_refresh >= self._every:
             self.scorer.refresh()
             self._since_refresh = 0
@@ -129,7 +129,7 @@ class TaskScorer:
 
 
 def repeated(scores: Sequence[Score]) -> Score | Failed:
-    """Return the one score if all given scores of a mask are equal; otherwise return a message about the failure."""
+    """Return the score of a mask that was scored repeatedly; if the scores differ, return an error message."""
     values = [score.value for score in scores]
     if len(set(map(repr, values))) == 1:
         return scores[0]

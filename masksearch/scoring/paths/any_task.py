@@ -52,7 +52,7 @@ class AnyTaskPath:
 
 
 class DenseOutputs:
-    """Cache of the dense network's outputs, up to 2**26 numbers; other batches are computed anew at each use."""
+    """Cache of the unpruned network's outputs by batch, up to 2**26 numbers; more batches are computed at each use."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model, self._task = copy.deepcopy(model), task
@@ -60,7 +60,7 @@ class DenseOutputs:
         self._n = 0
 
     def of_batch(self, number: int, inputs: Nested, targets: Any) -> Any:
-        """Return the dense network's outputs for batch ``number``: cached ones, or else computed from ``inputs``.
+        """Return the unpruned network's outputs for batch ``number``: from the cache, or else computed from ``inputs``.
 
         Outputs are those that the task's loss reads.
         """

@@ -59,14 +59,14 @@ class Accuracy:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget all results cached from earlier masks, and the order in which images are evaluated."""
+        """Drop the scorer's results that are cached from earlier masks, and the order in which it evaluates images."""
         self._path.refresh()
         self._arrange(self._whole)
         self._ordered = False
 
     @torch.no_grad()
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
-        """Return a mask's accuracy or an upper bound on it, whether the value is exact, and the number of images run.
+        """Return (accuracy of a mask, or an upper bound; whether the value is exact; number of images evaluated).
 
         A bound is below the threshold of the proposal.
         The first scoring after a :meth:`refresh` is exact and defines the order of the images.

@@ -76,7 +76,7 @@ def _has_fixed_sizes(layer: nn.Module) -> bool:
 
 
 def folded(model: nn.Module, groups: Groups) -> tuple[nn.Module, Groups]:
-    """Return a copy of a network with BatchNorm folded into convolutions, and the copy's groups of coupled channels.
+    """Return a copy of a network with BatchNorm folded into convolutions, and its channels to remove together.
 
     The copy is in eval mode. A folded convolution has a bias, whose entries belong to the units of its filters. The
     units and their order stay the same. A network that ``torch.fx`` can't trace is copied without folding.

@@ -95,7 +95,7 @@ class IncrementalPath(Path):
             yield logits
 
     def refresh(self) -> None:
-        """Drop all cached activations; the next logits are computed from scratch."""
+        """Drop the MLP's activations cached from earlier masks; the next mask's logits are computed from scratch."""
         self._mask: Mask | None = None  # the mask of the layers' weights
         self._computed = 0  # number of parts with pre-activations of this mask
         self._scale = 0.0  # largest pre-activation when they were last computed from scratch

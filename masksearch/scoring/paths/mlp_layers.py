@@ -20,7 +20,7 @@ _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sig
 
 @dataclass
 class ChainLayer:
-    """A linear layer of an MLP with its activation function; values have a row per neuron and a column per image."""
+    """A linear layer of an MLP, with its weights under the current mask, activation function and pre-activations."""
 
     dense: Tensor  # weights without mask (out, in)
     weights: Tensor  # under the current mask (out, in)
@@ -30,21 +30,21 @@ class ChainLayer:
     z: list[Tensor]  # pre-activations (out, b) of every part; activations are recomputed: faster than reading them
 
     def write(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Set the layer's weights at indices ``places`` of the flattened weight tensor."""
+        """Overwrite a linear layer's weights at indices ``places`` of the flat weight tensor with ``values``."""
         self.weights.view(-1).numpy()[places] = values
 
     def product(self, inputs: Tensor) -> Tensor:
-        """Return the layer's pre-activations (out, b) for inputs (in, b), with the current weights."""
+        """Return a linear layer's outputs before its activation function, (out, images), for inputs (in, images)."""
         return self.weights @ inputs if self.bias is None else torch.addmm(self.bias, self.weights, inputs)
 
     def preactivations(self, part: int, change: "LayerChange | None") -> Tensor:
-        """Return the layer's changed pre-activations (out, b) for one part of the images, without storing them."""
+        """Return a linear layer's pre-activations (out, images) after a change of the mask, without storing them."""
         if change is None:
             return self.z[part]
         return change.z if change.rows is None else self.z[part].index_copy(0, change.rows, change.z)
 
     def accept(self, part: int, change: "LayerChange") -> None:
-        """Store the layer's changed pre-activations for the part of the images with the number ``part``."""
+        """Store a linear layer's pre-activations after a change of the mask, for batch ``part`` of the images."""
         if change.rows is None:
             self.z[part] = change.z
         else:
@@ -63,7 +63,7 @@ class LayerMove:
 
     @cached_property
     def update(self) -> "LayerUpdate":
-        """Change of the layer's weights from one mask to the next, as a sparse matrix without zero rows."""
+        """New minus old weights of a linear layer when the mask changes, as a sparse matrix without zero rows."""
         row, column = np.divmod(self.places, self.inputs)
         firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
         columns = None
@@ -83,7 +83,7 @@ class LayerMove:
 
 @dataclass
 class LayerUpdate:
-    """Change of a layer's weights from one mask to the next, as a sparse matrix without zero rows."""
+    """New minus old weights of a linear layer when the mask changes, as a sparse matrix without zero rows."""
 
     rows: Tensor  # indices of the non-zero rows
     columns: Tensor | None  # indices of the non-zero columns; None: the matrix has all columns
@@ -92,7 +92,7 @@ class LayerUpdate:
 
 @dataclass
 class LayerChange:
-    """Change of a layer's pre-activations from one mask to the next, for one part of the images."""
+    """Pre-activations of a linear layer before and after a change of the mask, for one batch of images."""
 
     rows: Tensor | None  # indices of the changed rows; None: all rows
     z: Tensor  # their values after the move
@@ -121,7 +121,7 @@ def linear_chain(model: nn.Module) -> Chain | None:
 
 
 def chain_layers(chain: Chain, space: WeightSpace) -> list[ChainLayer]:
-    """Return the layers of an MLP with copied, unmasked weights; pre-activations are not computed yet."""
+    """Return a :class:`ChainLayer` for each linear layer of an MLP, with copied, unmasked weights."""
     starts = {layer.name: layer.start for layer in space.layers}
     return [
         ChainLayer(
@@ -150,7 +150,7 @@ def _activation(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
 
 
 def layer_moves(layers: Sequence[ChainLayer], move: Move) -> list[LayerMove | None]:
-    """Return the weights that ``move`` changes in each layer; None for a layer that the move doesn't change."""
+    """Return, for each layer of an MLP, the weights that a change of the mask changes; None if there are none."""
     units = np.concatenate([move.dropped, move.regrown])
     order = units.argsort()
     units, is_regrown = units[order], order >= len(move.dropped)

@@ -21,16 +21,16 @@ class Path(ABC):
     """Base class of the ways (paths) to compute a masked network's logits on a fixed set of images."""
 
     name: str
-    """Name of this way to compute logits, as ``Scorer.path_name`` returns it."""
+    """Name of this way to compute a masked network's logits, such as "compact"; see ``Scorer.path_name``."""
 
     refresh_every: int
     """Number of scored masks between two calls of :meth:`refresh`, which drops cached results; 1 if none are cached."""
 
     part: int
-    """Preferred maximum number of images per forward pass."""
+    """Preferred maximum number of images per forward pass of the masked network."""
 
     def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
+        """Return the logits (images, classes) that the network computes under ``proposal.mask`` for all images."""
         return torch.cat(list(self.batches(proposal)))
 
     @abstractmethod
@@ -92,7 +92,7 @@ class ReferencePath(NetworkPath):
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Return the logits (images, classes) of the numbered batches, bitwise equal to those of :meth:`logits`."""
+        """Return the masked network's logits (images, classes) for the batches ``numbers``, counted from 0."""
         with self._masked(proposal) as network:
             return torch.cat([network(self._batches[number]) for number in numbers])
 

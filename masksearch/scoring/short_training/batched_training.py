@@ -58,13 +58,13 @@ class BatchedNetworks(nn.Module):
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
-        """Copy the trained weights into the given networks, in the order in which the networks were stacked."""
+        """Copy the trained weights back into separate networks, in the order of the networks at construction."""
         for place, network in enumerate(networks):
             for name, parameter in network.named_parameters():
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return {parameter name: stacked masks of all networks}, from a dict {parameter name: mask} per network."""
+        """Stack the masks of several networks: given a dict {parameter name: mask} of each, return one such dict."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 

@@ -29,13 +29,15 @@ class EffectiveNetwork:
     inputs: Tensor  # int64 (k,): indices of the kept inputs in a flattened image
 
     def seen(self, split: Split) -> Split:
-        """Return a data split with only the inputs that the smaller MLP reads, as images (n, inputs, 1, 1)."""
+        """Return a copy of a data split with only the input values that the smaller MLP reads: (n, values, 1, 1)."""
         inputs = split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None]
         return HeldSplit(inputs, split.targets, split.task)
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
-    """Return a masked MLP without dead inputs and hidden units, which learns the same faster; None if there is no gain.
+    """Return a smaller MLP without the masked one's dead inputs and hidden units; None if too few are dead.
+
+    Both networks learn the same, but the smaller one is faster. Dead: no kept weights lead to an output.
 
     Parameters
     ----------

@@ -195,7 +195,7 @@ class ShortTraining:
         )
 
     def data_digest(self) -> str:
-        """Return a digest of the examples of the short trainings and, for ``by="val"``, of the validation examples."""
+        """Return a hash of the training examples and, if scores are validation losses, of the validation examples."""
         splits = [self._train] if self._by == "train" else [self._train, self._val]
         return " ".join(str(examples_digest(split)) for split in splits)
 
