@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from masksearch.cli.flags import full_help
 from masksearch.cli.help import COMMANDS
+from masksearch.cli.run_arguments import full_help
 from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
 from masksearch.experiment.settings.text_values import value_text
 

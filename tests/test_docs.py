@@ -15,7 +15,7 @@ from rich.console import Console
 from masksearch import plugin
 from masksearch.cli import dispatch as cli
 from masksearch.cli import result_commands as reading
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import Settings, load_recipe, methods
 from masksearch.experiment.settings.catalogue import settings_by_key

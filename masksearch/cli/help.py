@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
-from masksearch.cli.argument_parsing import Texts, metavar, takes
+from masksearch.cli.tyro_arguments import Texts, metavar, takes
 from masksearch.utils.field_docstrings import field_texts
 
 COMMANDS = """\

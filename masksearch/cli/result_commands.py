@@ -10,8 +10,8 @@ from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from masksearch.analysis import SIMILARITIES, Group, group_cells
-from masksearch.cli.argument_parsing import Texts, one, read_arguments, takes
 from masksearch.cli.run_command import draw_report, print_result
+from masksearch.cli.tyro_arguments import Texts, one, read_arguments, takes
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.experiment.store.mirror import local_copy
 from masksearch.plugin import load_plugins

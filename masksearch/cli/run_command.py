@@ -8,7 +8,7 @@ from functools import partial
 
 from rich.console import Console
 
-from masksearch.cli.flags import full_help, parse
+from masksearch.cli.run_arguments import full_help, parse
 from masksearch.cli.sweep_progress import ProgressBars
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
@@ -53,7 +53,10 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run the sweeps with the given settings and print results; reports show ``args`` as the command line."""
+    """Run sweeps and print their results; parts with the same name are one sweep.
+
+    Reports show ``args`` as the command line.
+    """
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:

@@ -14,7 +14,7 @@ from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.searchers import Searcher
 from masksearch.spaces import FilterSpace, Granularity
-from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.base_space import unwrapped
 from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network

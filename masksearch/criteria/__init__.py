@@ -23,7 +23,7 @@ from masksearch.criteria.wanda_and_sparsegpt import owl, sparsegpt, sparsegpt_ma
 from masksearch.data.in_memory_split import balanced_batch
 from masksearch.searchers import Searcher
 from masksearch.spaces import Granularity, NetworkSpace
-from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.base_space import unwrapped
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.registry import Table
 

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches_and_loss import Batches, loss_batches
 from masksearch.spaces import BlockSpace
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.spaces.block_mask_space import ADDITIONS, Addition
-from masksearch.spaces.network_space import on_inner_network
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.forward_passes import device_of

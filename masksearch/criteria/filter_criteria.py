@@ -13,7 +13,7 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches_and_loss import Batches, input_batches
 from masksearch.pruning.energy_after_repair import repair_energy
 from masksearch.spaces import FilterSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.utils.errors import InputError
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches_and_loss import Batches, Loss, loss_batches
 from masksearch.spaces import FilterSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.forward_passes import device_of
 from masksearch.utils.nested import call_model, n_examples, take, to_device

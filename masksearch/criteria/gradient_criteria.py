@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches_and_loss import Batches, BatchLoss, Loss, loss_batches
 from masksearch.spaces import NetworkSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 
 _GRASP_TEMPERATURE = 200.0  # divisor of the logits before the softmax, as in the paper
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.utils.errors import InputError
 
 Batches = Iterable[tuple[Tensor, Tensor]]

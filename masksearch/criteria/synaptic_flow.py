@@ -10,7 +10,7 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches_and_loss import Batches, first_inputs
 from masksearch.criteria.gradient_criteria import maskable
 from masksearch.spaces import NetworkSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.tasks import read_output
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors

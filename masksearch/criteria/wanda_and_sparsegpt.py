@@ -11,7 +11,7 @@ from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_lay
 from masksearch.pruning.one_shot import layer_methods, outlier_densities
 from masksearch.pruning.one_shot.layer_methods import Kept, inverse_factor, wanda_ranks, weight_shaped
 from masksearch.spaces import WeightSpace
-from masksearch.spaces.network_space import on_inner_network
+from masksearch.spaces.base_space import on_inner_network
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.forward_passes import device_of

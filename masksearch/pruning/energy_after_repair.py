@@ -29,7 +29,7 @@ from masksearch.core.mask import Mask
 from masksearch.pruning.gram_matrices import LayerGrams, calibration_batches, gram_matrices
 from masksearch.pruning.matrix_layers import MatrixLayer, matrix_layers
 from masksearch.spaces import FilterSpace, NetworkSpace
-from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.base_space import unwrapped
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.forward_passes import device_of
@@ -131,9 +131,9 @@ class RepairState(EnergyState):
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the mask's energy if the filters ``units[i]`` are pruned or restored, for each i.
+        """Return the change of the mask's energy by each move; move i prunes kept filters and restores pruned ones.
 
-        The result is float64 (moves,).
+        ``units`` (moves, n) are the filters that each move changes, all at once. The result is float64 (moves,).
         """
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):

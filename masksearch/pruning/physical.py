@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as, is_own_function
+from masksearch.spaces.base_space import unwrapped
 from masksearch.spaces.block_removal import with_replacements
 from masksearch.spaces.channel_attributes import set_attributes
 from masksearch.spaces.filter_cut import (
@@ -22,7 +23,6 @@ from masksearch.spaces.filter_cut import (
     with_tensors,
 )
 from masksearch.spaces.filter_mask_space import FilterSpace
-from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json

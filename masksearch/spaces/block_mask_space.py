@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from masksearch.core.density_allocation import Amount, DensityTooLowError, Hold
 from masksearch.core.mask import Mask
+from masksearch.spaces.base_space import table_lines, unwrapped
 from masksearch.spaces.block_branches import Branch, branches_of, innermost
 from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_parameters
 from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
 from masksearch.spaces.filter_cut import named_tensors
 from masksearch.spaces.float64_comparison import first_example, float64_defaults, refused_example, scratch_copy
-from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.operation_graph import Graph, operations_of
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from masksearch.core.density_allocation import Amount, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
+from masksearch.spaces.base_space import table_lines, unwrapped
 from masksearch.spaces.control_flow import with_branches
 from masksearch.spaces.cost_knapsack import knapsack_mask, longest_prefix
 from masksearch.spaces.coupling_labels import FIXED, Coupling
@@ -22,7 +23,6 @@ from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove
 from masksearch.spaces.float64_comparison import first_example, float64_defaults, refused_example, scratch_copy
 from masksearch.spaces.masked_norms import set_norm_hooks
-from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError

@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import nn
 
+from masksearch.spaces.base_space import NetworkSpace
 from masksearch.spaces.block_mask_space import block_space
 from masksearch.spaces.filter_mask_space import filter_space
-from masksearch.spaces.network_space import NetworkSpace
 from masksearch.spaces.nm_mask_space import nm_space
 from masksearch.spaces.union_construction import union_space
 from masksearch.spaces.weight_mask_space import LayerKind, weight_space

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.core.density_allocation import Amount
 from masksearch.core.mask import Mask
-from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.base_space import unwrapped
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 from masksearch.utils.errors import InputError
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from masksearch.core.density_allocation import Amount, Density, Hold
 from masksearch.core.mask import Mask
+from masksearch.spaces.base_space import NetworkSpace
 from masksearch.spaces.block_removal import Replacements
-from masksearch.spaces.network_space import NetworkSpace
 from masksearch.utils.registry import choose
 
 

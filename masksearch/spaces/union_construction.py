@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from masksearch.spaces.base_space import NetworkSpace, unwrapped
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.float64_comparison import (
@@ -16,7 +17,6 @@ from masksearch.spaces.float64_comparison import (
     scratch_copy,
     unequal,
 )
-from masksearch.spaces.network_space import NetworkSpace, unwrapped
 from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, named_first_line

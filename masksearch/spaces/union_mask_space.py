@@ -13,13 +13,13 @@ from masksearch.core.density_allocation import Amount, Density, DensityTooLowErr
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.core.width_levels import Levels
+from masksearch.spaces.base_space import unwrapped
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
 from masksearch.spaces.cost_knapsack import most_saliency
 from masksearch.spaces.filter_costs import Part
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_mask_space import FilterSpace
-from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
 

@@ -58,7 +58,7 @@ class CallCounter:
 
 
 class ViewRecorder(TorchFunctionMode):
-    """Recorder of calls of ``view`` and similar functions in a forward pass whose results have channels to follow.
+    """Recorder of the calls of ``view``, ``split`` and the like in a forward pass that pass a number of channels.
 
     Parameters
     ----------

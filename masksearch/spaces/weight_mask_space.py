@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
+from masksearch.spaces.base_space import NetworkSpace, table_lines, unwrapped
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 

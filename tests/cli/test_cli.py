@@ -15,7 +15,7 @@ from small_commands import TINY, elsewhere, one_line, printed  # noqa: F401 (a f
 
 from masksearch import models
 from masksearch.cli import dispatch as cli
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.experiment import Settings, dense_group, read_sweep, recipe_names

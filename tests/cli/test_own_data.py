@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from masksearch.cli import dispatch as cli
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.experiment import read_sweep
 from masksearch.experiment.settings.catalogue import settings_by_key
 

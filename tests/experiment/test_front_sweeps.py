@@ -9,7 +9,7 @@ from small_sweeps import cells_of, settings_in, small_data, small_world, sweep_i
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.analysis import group_cells, pareto_front, summarise
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
 from masksearch.experiment.cell_results import Cap

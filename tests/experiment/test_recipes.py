@@ -5,7 +5,7 @@ import re
 import pytest
 
 from masksearch.cli.dispatch import main
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
 from masksearch.experiment.recipes import recipe_settings
 from masksearch.experiment.sweep_grid import grid

@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.cli.sweep_progress import ProgressBars
 from masksearch.criteria import Connectivity, select
 from masksearch.experiment import Settings, SweepCallback, grid, load_recipe, run_sweep

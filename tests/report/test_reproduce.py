@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from masksearch.analysis import group_cells
-from masksearch.cli.flags import parse
+from masksearch.cli.run_arguments import parse
 from masksearch.experiment import Settings, grid, recipe_names
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.recipes import SCALES, load_recipe

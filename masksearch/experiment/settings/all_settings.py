@@ -154,7 +154,7 @@ class Settings:
 
     @property
     def scope(self) -> Scope:
-        """How criteria compare units of different layers: as set by the user, or else as usual for the granularity."""
+        """How a density is divided among layers (scope): as set by the user, or else as usual for the granularity."""
         return self.scoring.scope or SCOPES[self.sweep.granularity]
 
     @property

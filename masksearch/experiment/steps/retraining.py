@@ -122,7 +122,11 @@ def calibration_of(context: CellContext) -> list[Any]:
 
 
 def repair_of(context: CellContext, model: nn.Module) -> Reconstruction | LayerLevels:
-    """Return an object that repairs ``model`` under any mask: by SparseGPT if blockwise, otherwise by least squares."""
+    """Return an object f(mask) -> repaired copy of ``model``, whose kept weights are refitted by least squares.
+
+    With the setting ``reconstruct = "blockwise"`` and weights as units, SparseGPT prunes each layer anew instead, to
+    the layer's density in the mask.
+    """
     kept, space = context.repairs, context.space
     weights = model.state_dict()
     if not kept or not same_weights(kept[0].dense.state_dict(), weights):
@@ -154,7 +158,10 @@ def same_weights(one: Weights, other: Weights) -> bool:
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
-    """Return the object that changes the mask during training, by pruning and regrowing units every few steps."""
+    """Return the object that changes the mask every few training steps: gradual pruning, or SET or RigL.
+
+    Gradual pruning lowers the density; SET and RigL prune and regrow at a constant density.
+    """
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         amount = cell.amounts(context.space)[-1]

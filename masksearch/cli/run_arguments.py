@@ -8,8 +8,8 @@ from functools import cache
 from itertools import chain
 from typing import Annotated, Any, Literal
 
-from masksearch.cli.argument_parsing import Texts, given_flags, one, read_known, refuse, takes
 from masksearch.cli.help import OTHERS, OtherFlags, help_text, other_entries
+from masksearch.cli.tyro_arguments import Texts, given_flags, one, read_known, refuse, takes
 from masksearch.experiment import SCALES, Settings, load_recipe, recipe_title
 from masksearch.experiment.settings.catalogue import Setting, flag_keys, flags_by_topic, settings_by_key
 from masksearch.experiment.settings.removed import REMOVED
