@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         self.outputs: Any = None  # of the last batch
 
     def forward(self, inputs: Any, targets: Any, counts: bool) -> Tensor:
-        """Return the mean loss on a batch; with ``counts=False``, for a rank without examples, 0 with zero gradients."""
+        """Return the mean loss on a batch; with ``counts=False``, for ranks without examples, 0 with zero gradients."""
         self.outputs = self._call(inputs)
         loss = self._loss(self.outputs, inputs, targets)
         if counts:
