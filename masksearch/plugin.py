@@ -21,7 +21,7 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
-from masksearch.utils import named_functions
+from masksearch.utils import user_functions
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.registry import GROUP, Table, choose
 
@@ -43,7 +43,7 @@ TABLES: Mapping[str, Table[Any]] = {
 """Name of a table in a plugin's dictionary -> the table."""
 _METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them
 
-_OURS = (__file__, named_functions.__file__)  # left out of tracebacks
+_OURS = (__file__, user_functions.__file__)  # left out of tracebacks
 _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
@@ -74,7 +74,7 @@ def load_plugins(names: Iterable[str]) -> None:
             raise InputError(f"plugin {name}: no such file; a .py file, or a module's dotted name, is needed")
         with _in_one_line(f"plugin {name}"):
             if name.endswith(".py"):
-                module = named_functions.import_file(Path(name).resolve(), "masksearch_plugin_")
+                module = user_functions.import_file(Path(name).resolve(), "masksearch_plugin_")
             else:
                 module = _of_name(name)
         _add_rows(module, f"plugin {name}")

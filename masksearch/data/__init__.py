@@ -20,9 +20,9 @@ from masksearch.data.streamed_splits import LoaderSplit, StreamedSplit
 from masksearch.data.text_classes import class_folder, docstrings
 from masksearch.data.texts import RawTexts, standard_library, text_folder
 from masksearch.utils.errors import InputError, check_type
-from masksearch.utils.named_functions import call_function, import_function, names_function
 from masksearch.utils.nested import tensors_of
 from masksearch.utils.registry import Table
+from masksearch.utils.user_functions import call_function, import_function, names_function
 
 __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSplit", "load_data"]
 

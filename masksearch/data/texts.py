@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from masksearch.utils.errors import InputError, first_line
-from masksearch.utils.named_functions import weights_folder
+from masksearch.utils.user_functions import weights_folder
 
 __all__ = ["RawTexts", "load_tokenizer", "standard_library", "text_folder"]
 

@@ -28,8 +28,8 @@ from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training import TrainSettings
-from masksearch.utils.named_functions import source_digest
 from masksearch.utils.registry import Table
+from masksearch.utils.user_functions import source_digest
 
 AUTO = "auto"
 """Value of a cell's ``find_at`` where the early-bird schedule chooses the moment."""

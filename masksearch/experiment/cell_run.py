@@ -40,12 +40,12 @@ from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
-from masksearch.training.duration import Duration
 from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.files import save_tensors
-from masksearch.utils.named_functions import import_function
 from masksearch.utils.seeds import derive, torch_generator
+from masksearch.utils.user_functions import import_function
 
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
@@ -249,7 +249,7 @@ class _CellRun:
         cell = self.cell
         per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
-        moments = map(Duration.parse, self.context.settings.schedules.save_at)
+        moments = map(TrainingMoment.parse, self.context.settings.schedules.save_at)
         schedule = None
         if cell.row.changes and cell.control == "none":
             ticket.network.to(self.context.device)

@@ -16,8 +16,8 @@ from masksearch.models import build_model
 from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.spaces import NetworkSpace
-from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
+from masksearch.training.training_moment import TrainingMoment
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,4 @@ class CellContext:
 
     def weights_at(self, moment: str) -> Weights:
         """Return the dense network's weights at a moment of its training, such as "0", "3ep" (3 epochs) or "end"."""
-        return self.dense.weights[str(Duration.parse(moment))]
+        return self.dense.weights[str(TrainingMoment.parse(moment))]

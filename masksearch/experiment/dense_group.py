@@ -23,7 +23,7 @@ from masksearch.experiment.sweep_callback import SweepCallback
 from masksearch.models import build_model
 from masksearch.pruning.one_shot import block_weights
 from masksearch.spaces import NetworkSpace, space_of
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
 
@@ -179,7 +179,7 @@ def moments_of(cells: Iterable[Cell]) -> set[str]:
         moments |= {cell.rewind_to} - {"none", "lr", "random"}
         if cell.searches:
             named = (source.moment for source in cell.settings.search.sources)
-            moments |= {str(Duration.parse(moment)) for moment in named if moment}
+            moments |= {str(TrainingMoment.parse(moment)) for moment in named if moment}
         if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
-            moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
+            moments |= set(map(str, map(TrainingMoment.parse, cell.settings.schedules.save_at)))
     return moments

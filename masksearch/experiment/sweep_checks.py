@@ -23,15 +23,15 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.training import optimizer_steps
-from masksearch.training.duration import Duration
 from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
 from masksearch.training.training_loss import has_temperature
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
-from masksearch.utils.named_functions import import_function
 from masksearch.utils.ranks import ranks
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
+from masksearch.utils.user_functions import import_function
 
 
 def check_parts(parts: Sequence[Settings]) -> None:
@@ -82,7 +82,7 @@ def checked_space(settings: Settings, data: Data, cells: list[Cell], dense: list
     """Return the mask space that ``settings`` give; raise an InputError for settings that don't fit data or network."""
     steps = optimizer_steps(data.train, settings.train)
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
-        Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
+        TrainingMoment.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     _check_objectives(settings, data.task)
     _check_temperatures(settings, data.task)
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]

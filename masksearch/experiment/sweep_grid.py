@@ -11,7 +11,7 @@ from masksearch.experiment.settings.all_settings import Settings
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.settings.search_settings import USUAL_START, split_method
 from masksearch.schedules import SCHEDULES, Schedule
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 
 
 def grid(settings: Settings) -> list[Cell]:
@@ -107,9 +107,9 @@ def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) ->
     if row.changes == "ramp":
         return "0"  # its ranking begins with the training
     if pinned:
-        return str(Duration.parse(pinned))
+        return str(TrainingMoment.parse(pinned))
     if method in CRITERIA and CRITERIA[method].weights == "none" and rewind not in ("none", "lr"):
         return "0"  # at any moment it finds the same
     if asked:
-        return str(Duration.parse(asked))
+        return str(TrainingMoment.parse(asked))
     return "end" if method in CRITERIA and CRITERIA[method].weights == "trained" and not row.changes else "0"

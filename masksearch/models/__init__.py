@@ -23,9 +23,9 @@ from masksearch.models.network_construction import Shape
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
 from masksearch.utils.errors import InputError, check_type, first_line
-from masksearch.utils.named_functions import call_function, import_function, names_function
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
+from masksearch.utils.user_functions import call_function, import_function, names_function
 
 __all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as", "is_own_function"]
 

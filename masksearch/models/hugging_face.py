@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from masksearch.utils.errors import InputError, first_line
-from masksearch.utils.named_functions import weights_folder
+from masksearch.utils.user_functions import weights_folder
 
 __all__ = ["check_folder", "folder_digest", "from_transformers"]
 

@@ -44,7 +44,7 @@ class MatrixLayer:
         return self.name if self.weight == "weight" else self.weight_name
 
     def has_bias(self, module: Any) -> bool:
-        """Return whether the layer, whose parameters are in ``module``, has a bias."""
+        """Return whether this layer has a bias; ``module`` is the torch module that holds the layer's parameters."""
         return getattr(module, self.bias) is not None
 
     def matrix(self, module: Any) -> Tensor:

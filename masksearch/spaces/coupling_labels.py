@@ -59,7 +59,7 @@ class UnitPositions:
         return torch.cat([bits, bits.new_ones(1)])[self.numbers]  # FIXED reads the last entry
 
     def n_kept(self, bits: Tensor) -> int:
-        """Return how many positions are kept by a mask ``bits``, which is a bool tensor with an entry per unit."""
+        """Return how many of these positions, such as a layer's channels, a mask keeps; ``bits`` is bool (n_units,)."""
         return int(self.kept(bits).sum())
 
     def within(self, part: slice) -> np.ndarray:

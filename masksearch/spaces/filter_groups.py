@@ -29,7 +29,11 @@ class Run(UnitPositions):
 
 @dataclass(frozen=True)
 class Family:
-    """Layer of a space of filter masks: units (channel groups) that take equally many positions of the same tensors."""
+    """One layer of a filter mask space: its name, the shape of its weight, and its number of units.
+
+    A unit is a group of channels that are removed together; units of a layer have equally many channels in the same
+    tensors.
+    """
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight

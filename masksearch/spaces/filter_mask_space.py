@@ -128,7 +128,7 @@ class FilterSpace(RemovableSpace):
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {norm: (indices of kept channels, channel dimension)}, for the norms that a mask makes smaller."""
+        """Return {module name of a norm: (indices of its kept channels, their dimension in its input)} under a mask."""
         return self.groups.kept_in_norms(mask.bits)
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:

@@ -71,7 +71,7 @@ def norms_over(model: nn.Module, kept: Kept) -> Iterator[None]:
 
 @contextmanager
 def following_norms(coupling: Coupling, model: nn.Module) -> Iterator[None]:
-    """Context manager: a network traced in it has removable channels in norms such as LayerNorm.
+    """Context manager in which traced channels that pass norms such as LayerNorm count as removable, not as fixed.
 
     A norm is a module without children whose parameters are vectors of one size, and which reduces over the one
     dimension of that size. Its name and dimension are added to ``coupling.norms``.

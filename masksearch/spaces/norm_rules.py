@@ -58,7 +58,7 @@ class UnsizedGroupNorm(nn.GroupNorm):
     """``nn.GroupNorm`` without parameters that fits pruned inputs: groups keep their size, so their number changes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input; its groups have as many channels as before pruning."""
+        """Return the pruned input, normalised in fewer groups; each has as many channels as before pruning."""
         return F.group_norm(input, input.shape[1] * self.num_groups // self.num_channels, eps=self.eps)
 
 

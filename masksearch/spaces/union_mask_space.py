@@ -38,7 +38,7 @@ class UnionLimits(Limits):
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Return the smallest number of units that each layer may keep: 0 for residual blocks.
+        """Return the smallest number of units that each layer may keep: 0 for residual blocks, which may go whole.
 
         A layer of filters in removed blocks keeps 0 units.
         """

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from masksearch.training.duration import Duration
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import load_optimizer
 from masksearch.training.optimizer_step import OptimizerStep, StepState
 from masksearch.training.record import FORMER_NAMES, Best, EpochRow, Training, copy_weights
 from masksearch.training.train_settings import TrainSettings
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, remove_litter, save_tree
 from masksearch.utils.integrity import check_object, check_tensors, refusing
@@ -162,7 +162,7 @@ class Checkpoint:
         training = self.training
         with refusing(self.path, _REMEDY):
             wanted = {name: tensor.detach() for name, tensor in training.model.state_dict().items()}
-            snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
+            snapshots = {TrainingMoment.parse(moment): weights for moment, weights in tree["snapshots"].items()}
             best = tree["best"] and Best(_row(tree["best"]["row"]), tree["best"]["weights"])
             for weights in (tree["model"], *snapshots.values(), *([best.weights] if best else [])):
                 check_tensors(weights, wanted, self.path, _REMEDY)

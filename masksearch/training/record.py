@@ -6,7 +6,7 @@ from math import isfinite, isnan
 
 from torch import Tensor, nn
 
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 
 FORMER_NAMES = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}
 """{name of a field of :class:`EpochRow` in files of version 1.0 and before: its name now}."""
@@ -82,7 +82,7 @@ class Training:
         The network, trained in place.
     epochs : list of EpochRow
         Results of every epoch, in order.
-    snapshots : dict of Duration -> weights
+    snapshots : dict of TrainingMoment -> weights
         The weights at the requested moments, with the masks of the network. If the training ended early, later moments
         are missing, ``end`` is the early end, and the best by a moment is the best so far.
     best : Best or None
@@ -95,7 +95,7 @@ class Training:
 
     model: nn.Module
     epochs: list[EpochRow] = field(default_factory=list)
-    snapshots: dict[Duration, Weights] = field(default_factory=dict)
+    snapshots: dict[TrainingMoment, Weights] = field(default_factory=dict)
     best: Best | None = None
     stopped: bool = False
     metric_name: str = "accuracy"

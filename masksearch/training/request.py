@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from masksearch.training.checkpoint import NO_EXAMPLES, digest, examples_digest
 from masksearch.training.data_parallel import check_sync_batchnorm
-from masksearch.training.duration import Duration
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.train_settings import TrainSettings
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.training.training_splits import Examples, Resident, Streamed, as_examples
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import describe
@@ -36,7 +36,7 @@ class TrainingRequest:
     augment: bool
     teacher: nn.Module | None
     loss: Loss | None
-    snapshots: Sequence[Duration]
+    snapshots: Sequence[TrainingMoment]
 
     @cached_property
     def examples(self) -> Resident | Streamed:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from masksearch.training.averaging import Averaging
-from masksearch.training.duration import Duration
 from masksearch.training.record import Training, copy_weights
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
 
@@ -13,7 +13,7 @@ class SnapshotMoments:
 
     Parameters
     ----------
-    moments : sequence of Duration
+    moments : sequence of TrainingMoment
         Moments since epoch 0 of the learning-rate schedule.
     steps_per_epoch : int
         Optimiser steps per epoch.
@@ -29,7 +29,7 @@ class SnapshotMoments:
     """
 
     def __init__(
-        self, moments: Sequence[Duration], steps_per_epoch: int, begin: int, until: int, validated: bool
+        self, moments: Sequence[TrainingMoment], steps_per_epoch: int, begin: int, until: int, validated: bool
     ) -> None:
         for moment in moments:
             moment.check_within(steps_per_epoch, until, "snapshots")

@@ -11,7 +11,6 @@ from masksearch.training.averaging import Averaging
 from masksearch.training.batch_feed import Feed
 from masksearch.training.checkpoint import Checkpoint, locks_checkpoint
 from masksearch.training.data_parallel import DataParallel, synchronised_norms
-from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.input_check import Loss, check_inputs, mode_kept
 from masksearch.training.masking import Masking, MaskSchedule
@@ -24,6 +23,7 @@ from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loop import OnEpoch, TrainingLoop
 from masksearch.training.training_loss import TrainingLoss
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.training.training_splits import Examples, Resident, Streamed, optimizer_steps
 from masksearch.training.validation import Validation
 from masksearch.utils.errors import InputError, first_line
@@ -48,7 +48,7 @@ def train(
     augment: bool = False,
     teacher: nn.Module | None = None,
     loss: Loss | None = None,
-    snapshots: Sequence[Duration] = (),
+    snapshots: Sequence[TrainingMoment] = (),
     checkpoint: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Training:
@@ -93,7 +93,7 @@ def train(
         change.
     loss : callable, optional
         (what the network returned, targets) -> mean loss, a scalar tensor. Default: the loss of the split's task.
-    snapshots : sequence of Duration
+    snapshots : sequence of TrainingMoment
         Moments at which to copy the weights, counted from epoch 0 of the schedule, none before ``begin``. ``end`` is
         the end of this training, and ``best`` the best of its epochs.
     checkpoint : str or Path, optional

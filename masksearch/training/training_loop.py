@@ -21,7 +21,7 @@ OnEpoch = Callable[[EpochRow], bool | None]
 
 @dataclass(frozen=True)
 class TrainingLoop:
-    """Loop over the remaining epochs of a training; each epoch's results are added to ``training``."""
+    """Loop over the remaining epochs of a training; each epoch's results are added to the record ``training``."""
 
     request: TrainingRequest
     training: Training  # with the epochs of a checkpoint, if there is one

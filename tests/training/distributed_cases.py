@@ -13,7 +13,7 @@ from training_cases import InterruptionError
 import masksearch as ms
 from masksearch.tasks import IGNORED
 from masksearch.training import training_loop
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 
 N = 131  # an odd number, so that the last batches are uneven
 
@@ -111,7 +111,7 @@ def trainings(folder, first):
         "unused": (WithUnused(), data(), {}, {}),
         "loader": (network(), streamed(), {}, {}),
         "own loss": (network(), data(), {}, {"loss": nn.functional.multi_margin_loss}),
-        "batchnorm": (network(norm=True), data(), {}, {"masks": masks(), "snapshots": [Duration.parse("4it")]}),
+        "batchnorm": (network(norm=True), data(), {}, {"masks": masks(), "snapshots": [TrainingMoment.parse("4it")]}),
     }
     growing = network()
     cases["regrown"] = (growing, data(), {}, {"remask": Growing(growing)})

@@ -22,8 +22,8 @@ from masksearch.data import Split
 from masksearch.tasks import CLASSIFICATION, TASKS, Task
 from masksearch.training import batch_feed as batch_module
 from masksearch.training import evaluate, optimizer_steps, train
-from masksearch.training.duration import Duration
 from masksearch.training.record import EpochRow
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import take
 
@@ -131,7 +131,7 @@ def test_nested_inputs_streamed_to_the_device_train_equally_to_resident_inputs(m
 def test_training_with_a_loader_keeps_the_loader_order_and_resumes(tmp_path, monkeypatch, val):
     split = Loader(make_split())
     assert optimizer_steps(split, settings(accumulate=3)) == 2
-    end, third = Duration.parse("end"), Duration.parse("3it")
+    end, third = TrainingMoment.parse("end"), TrainingMoment.parse("3it")
     whole = train(make_model(), split, SETTINGS, val=Loader(val), snapshots=[end, third])
     again = interrupted_and_resumed(
         tmp_path / "c", split, Loader(val), SETTINGS, monkeypatch=monkeypatch, snapshots=[end, third]

@@ -18,8 +18,8 @@ from training_cases import (
 )
 
 from masksearch.training import train
-from masksearch.training.duration import Duration
 from masksearch.training.optimisation import build_optimizer
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
 
@@ -55,7 +55,7 @@ class Shifting:
 def test_training_with_changing_masks_equals_a_handwritten_loop(split, optimizer):
     """One batch an epoch, in torch's own optimiser; at a change, weights and the optimiser's memory are zeroed."""
     chosen = for_optimizer(optimizer, epochs=6, batch_size=150)
-    moments = [Duration.parse(f"{n}it") for n in range(1, 7)]
+    moments = [TrainingMoment.parse(f"{n}it") for n in range(1, 7)]
     # In float64: Adam turns rounding errors of a gradient that is almost zero into whole steps.
     split = SimpleNamespace(inputs=split.inputs.double(), targets=split.targets)
     model, twin = make_model(dropout=0).double(), make_model(dropout=0).double()
@@ -96,7 +96,7 @@ def test_regrown_weights_start_at_zero_and_learn(split):
     model = make_model()
     remask = Shifting(model, [3])
     first = remask.masks
-    moments = [Duration.parse(text) for text in ("3it", "end")]
+    moments = [TrainingMoment.parse(text) for text in ("3it", "end")]
     training = train(model, split, SETTINGS, remask=remask, snapshots=moments)
     for name, keep in remask.masks.items():
         regrown = keep & ~first[name]
@@ -114,7 +114,7 @@ def test_resumed_training_with_changing_masks_equals_uninterrupted_training(
         return Shifting(model, [2, 4, 6, 9, 13])
 
     chosen, model = for_optimizer(optimizer, augment="crop_flip"), make_model()
-    more = {"snapshots": [Duration.parse(text) for text in ("4it", "11it", "best")]}
+    more = {"snapshots": [TrainingMoment.parse(text) for text in ("4it", "11it", "best")]}
     whole = train(model, split, chosen, val=val, remask=remask(model), **more)
     again = interrupted_and_resumed(
         tmp_path / "c", split, val, chosen, after=after, monkeypatch=monkeypatch, remask=remask, **more

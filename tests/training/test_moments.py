@@ -13,11 +13,11 @@ from training_cases import (
 )
 
 from masksearch.training import train
-from masksearch.training.duration import Duration
 from masksearch.training.optimisation import learning_rate
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
-BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "best:2ep", "best:5ep", "end"))
+BEST, BEST_OF_2, BEST_OF_5, END = (TrainingMoment.parse(text) for text in ("best", "best:2ep", "best:5ep", "end"))
 NOISY = settings(epochs=6, lr=0.4)  # its accuracy goes up and down
 
 
@@ -66,7 +66,7 @@ def test_two_consecutive_parts_of_a_training_equal_the_whole_training(split, val
     chosen = settings(
         epochs=4, momentum=0, nesterov=False, lr_schedule=schedule, milestones=(1, 3), augment="crop_flip"
     )
-    moments = [Duration.parse(text) for text in ("1ep", "13it", "2ep", "4ep")]
+    moments = [TrainingMoment.parse(text) for text in ("1ep", "13it", "2ep", "4ep")]
     whole = train(make_model(), split, chosen, val=val, snapshots=moments)
     model = make_model()
     first = train(model, split, chosen, val=val, until=2, snapshots=moments[:1])
@@ -103,7 +103,9 @@ def test_resumed_part_of_a_training_equals_uninterrupted_part(tmp_path, monkeypa
 
 
 def test_part_of_zero_epochs_changes_nothing(split, val):
-    training = train(make_model(), split, SETTINGS, val=val, begin=2, until=2, snapshots=[BEST, Duration.parse("2ep")])
+    training = train(
+        make_model(), split, SETTINGS, val=val, begin=2, until=2, snapshots=[BEST, TrainingMoment.parse("2ep")]
+    )
     assert training.epochs == []
     assert all(same(weights, make_model().state_dict()) for weights in training.snapshots.values())
 
@@ -121,11 +123,11 @@ def test_checkpoint_of_another_part_of_a_training_raises_input_error(tmp_path, s
         ({"snapshots": [BEST]}, "snapshots: best needs validation examples; pass val"),
         ({"snapshots": [BEST_OF_2]}, "snapshots: best:2ep needs validation examples"),
         ({"snapshots": [BEST_OF_5]}, "snapshots: best:5ep is longer than the training, which has 3ep"),
-        ({"begin": 2, "snapshots": [Duration.parse("1ep")]}, "snapshots: 1ep is over before .* begins, at 2ep"),
-        ({"begin": 1, "snapshots": [Duration.parse("4it")]}, "snapshots: 4it is over"),
-        ({"begin": 1, "snapshots": [Duration.parse("0")]}, "snapshots: 0 is over"),
+        ({"begin": 2, "snapshots": [TrainingMoment.parse("1ep")]}, "snapshots: 1ep is over before .* begins, at 2ep"),
+        ({"begin": 1, "snapshots": [TrainingMoment.parse("4it")]}, "snapshots: 4it is over"),
+        ({"begin": 1, "snapshots": [TrainingMoment.parse("0")]}, "snapshots: 0 is over"),
         ({"begin": 2, "snapshots": [BEST_OF_2], "val": make_split(40)}, "snapshots: best:2ep is over"),
-        ({"until": 2, "snapshots": [Duration.parse("3ep")]}, "snapshots: 3ep is longer than the training"),
+        ({"until": 2, "snapshots": [TrainingMoment.parse("3ep")]}, "snapshots: 3ep is longer than the training"),
         ({"begin": -1}, "begin: -1; allowed is a whole number from 0"),
         ({"begin": 4}, "begin: 4; allowed is 0 to 3"),
         ({"begin": 1, "until": 0}, "begin: 1; allowed is 0 to 0"),

@@ -21,7 +21,7 @@ from training_cases import (
 from masksearch.data import Split
 from masksearch.tasks import Task
 from masksearch.training import evaluate, optimizer_steps, steps_per_epoch, train
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.files import load_tree, save_tree
 from masksearch.utils.seeds import torch_generator
 
@@ -37,7 +37,7 @@ EVERYTHING = {
 
 
 def its(*steps):
-    return [Duration.parse(f"{step}it") for step in steps]
+    return [TrainingMoment.parse(f"{step}it") for step in steps]
 
 
 def plain_sgd(**changes):
@@ -218,7 +218,7 @@ def test_resumed_training_with_all_practices_equals_uninterrupted_training(
     tmp_path, monkeypatch, split, val, precision
 ):
     chosen = settings(optimizer="adamw", lr=0.003, nesterov=False, epochs=4, precision=precision, **EVERYTHING)
-    more = {"teacher": flat_model(), "snapshots": [*its(1, 5), Duration.parse("best")]}
+    more = {"teacher": flat_model(), "snapshots": [*its(1, 5), TrainingMoment.parse("best")]}
     whole = train(make_model(), split, chosen, val=val, masks=make_masks(make_model()), **more)
     again = interrupted_and_resumed(
         tmp_path / "c", split, val, chosen, after=2, monkeypatch=monkeypatch, masks=make_masks(make_model()), **more

@@ -20,7 +20,7 @@ from training_cases import (
 )
 
 from masksearch.training import train
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 
@@ -32,7 +32,7 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path, monkeypatch, s
     chosen = for_optimizer(optimizer, lr_schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
     more = {
         "masks": make_masks(make_model()),
-        "snapshots": [Duration.parse(text) for text in ("0", "4it", "8it", "end")],
+        "snapshots": [TrainingMoment.parse(text) for text in ("0", "4it", "8it", "end")],
     }
     whole = train(make_model(), split, chosen, val=val, **more)
     again = interrupted_and_resumed(tmp_path / "c", split, val, chosen, monkeypatch=monkeypatch, **more)
@@ -82,7 +82,7 @@ def test_finished_checkpoint_is_returned_without_training(tmp_path, split, val):
         ({"seed": 1}, "seed 0"),
         ({"masks": {"0.weight": torch.ones(6, 1, 3, 3, dtype=torch.bool)}}, "masks"),
         ({"model": make_model(seed=3)}, "starting weights"),
-        ({"snapshots": [Duration.parse("1ep")]}, "snapshots"),
+        ({"snapshots": [TrainingMoment.parse("1ep")]}, "snapshots"),
         ({"augment": True}, "augment False"),
     ],
 )
@@ -100,7 +100,7 @@ def test_unreadable_checkpoint_raises_input_error(tmp_path, split):
 
 
 def test_training_stopped_by_on_epoch_stays_stopped(tmp_path, split):
-    end = Duration.parse("end")
+    end = TrainingMoment.parse("end")
     stopped = train(
         make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end], on_epoch=lambda row: row.epoch == 2
     )

@@ -27,7 +27,7 @@ from training_cases import (
 from masksearch.training import evaluate, steps_per_epoch, train
 from masksearch.training.batch_feed import batch_sizes
 from masksearch.training.checkpoint import digest
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
@@ -37,7 +37,7 @@ SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 def test_pruned_weights_are_exactly_zero_in_every_snapshot(split, optimizer):
     model = make_model()
     masks = make_masks(model)
-    moments = [Duration.parse(text) for text in ("0", "1it", "7it", "2ep", "end")]
+    moments = [TrainingMoment.parse(text) for text in ("0", "1it", "7it", "2ep", "end")]
     training = train(model, split, for_optimizer(optimizer), masks=masks, snapshots=moments)
     start = make_model().state_dict()
     for weights in (*training.snapshots.values(), model.state_dict()):
@@ -94,7 +94,7 @@ def test_training_keeps_global_random_state_and_module_modes(split, val):
 
 
 def test_snapshots_equal_the_weights_of_shorter_trainings(split):
-    moments = {text: Duration.parse(text) for text in ("0", "2ep", "3it", "end")}
+    moments = {text: TrainingMoment.parse(text) for text in ("0", "2ep", "3it", "end")}
     training = train(make_model(), split, SETTINGS, snapshots=list(moments.values()))
     assert same(training.snapshots[moments["0"]], make_model().state_dict())
     assert same(training.snapshots[moments["2ep"]], train(make_model(), split, settings(epochs=2)).model.state_dict())
@@ -122,12 +122,12 @@ def test_snapshots_equal_the_weights_of_shorter_trainings(split):
 def test_snapshot_after_the_end_raises_input_error_before_training(split):
     model = make_model()
     with pytest.raises(InputError, match="snapshots: 4ep is longer than the training"):
-        train(model, split, SETTINGS, snapshots=[Duration.parse("4ep")])
+        train(model, split, SETTINGS, snapshots=[TrainingMoment.parse("4ep")])
     assert same(model.state_dict(), make_model().state_dict())
 
 
 def test_zero_epochs_change_nothing(split, val):
-    end = Duration.parse("end")
+    end = TrainingMoment.parse("end")
     training = train(make_model(), split, settings(epochs=0), val=val, snapshots=[end])
     assert training.epochs == []
     assert training.best is None

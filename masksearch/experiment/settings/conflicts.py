@@ -63,12 +63,12 @@ def _has_rounds(settings: Settings) -> bool:
 def _of_moments(settings: Settings) -> Iterator[str]:
     known = [source.moment for source in settings.search.sources if source.moment]
     for moment in (*settings.sweep.moments, *settings.schedules.rewind_to, *known):
-        duration = parse_rewind(moment)
-        if isinstance(duration, str):
+        parsed = parse_rewind(moment)
+        if isinstance(parsed, str):
             continue
-        if duration.unit == "ep" and duration.count > settings.train.epochs:
+        if parsed.unit == "ep" and parsed.count > settings.train.epochs:
             yield f"find_at or rewind_to: {moment} is longer than the training of {settings.train.epochs}ep"
-        if duration.best or str(duration) not in ("0", "end"):
+        if parsed.best or str(parsed) not in ("0", "end"):
             if settings.sweep.dense != "auto":
                 yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
             if settings.sweep.train_fn is not None:

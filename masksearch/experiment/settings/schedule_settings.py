@@ -5,7 +5,7 @@ from typing import Literal, cast, get_args
 
 from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.schedules import SCHEDULES, EarlyBird
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
@@ -84,7 +84,7 @@ class ScheduleSettings:
         for moment in self.rewind_to:
             parse_rewind(moment)
         for moment in self.save_at:
-            Duration.parse(moment, "save_at")
+            TrainingMoment.parse(moment, "save_at")
         for lr in self.retrain_lr:
             require("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
         choose("reconstruct", self.reconstruct, list(get_args(Reconstruct)))
@@ -119,8 +119,8 @@ class ScheduleSettings:
         return self.rounds == (0,)
 
 
-def parse_rewind(text: str) -> Duration | Literal["none", "lr", "random"]:
+def parse_rewind(text: str) -> TrainingMoment | Literal["none", "lr", "random"]:
     """Parse the setting ``rewind_to``: return a moment of the dense training, or ``none``, ``lr`` or ``random``."""
     if text in ("none", "lr", "random"):
         return cast(Literal["none", "lr", "random"], text)
-    return Duration.parse(text, "rewind_to (besides none, lr, random)")
+    return TrainingMoment.parse(text, "rewind_to (besides none, lr, random)")

@@ -11,7 +11,7 @@ from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers.optuna.optuna_search import is_in_memory
 from masksearch.spaces import LayerKind
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
@@ -61,7 +61,7 @@ class Source:
                 )
             return cls(name, epochs=int(match[1]))
         if moment:
-            Duration.parse(moment, f"saliencies, warm_start or finalists: {text}")
+            TrainingMoment.parse(moment, f"saliencies, warm_start or finalists: {text}")
         return cls(name, moment)
 
 

@@ -16,10 +16,10 @@ from masksearch.searchers.optuna.parametrisations import RANGE
 from masksearch.spaces import REMOVED, Granularity, ranked_units
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError, check_numbers
-from masksearch.utils.named_functions import names_function
 from masksearch.utils.registry import choose
+from masksearch.utils.user_functions import names_function
 
 Capped = Literal["macs", "params", "latency"]
 CAPPED: tuple[Capped, ...] = get_args(Capped)
@@ -142,7 +142,7 @@ class SweepSettings:
         Budget(scorings=self.budget)
         OBJECTIVES.check(self.objective)
         for moment in self.find_at:
-            Duration.parse(moment, "find_at")
+            TrainingMoment.parse(moment, "find_at")
 
     def _check_data(self) -> None:
         kind = self.dataset.partition(":")[0]
@@ -175,7 +175,7 @@ class SweepSettings:
         if moment.startswith("gradual"):
             raise InputError(f"methods: {name}@{moment}; gradual pruning is for saliencies and warm_start of searches")
         if moment:
-            Duration.parse(moment, f"methods: {name}@{moment}")
+            TrainingMoment.parse(moment, f"methods: {name}@{moment}")
         allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
         if name in SEARCHERS and SEARCHERS[name]().needs_energy:
             allowed = ("filter",)

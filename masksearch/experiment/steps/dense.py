@@ -20,16 +20,16 @@ from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Training, evaluate, train
 from masksearch.training.checkpoint import completed_epochs, remove_checkpoint
-from masksearch.training.duration import Duration
 from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights, copy_weights
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.integrity import check_object, check_tensors, folder_remedy
-from masksearch.utils.named_functions import import_function
 from masksearch.utils.nested import to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import derive
+from masksearch.utils.user_functions import import_function
 
 __all__ = ["dense_folder", "dense_network"]
 
@@ -171,14 +171,14 @@ class _DenseTask:
             seed=derive(cell.seed, "dense"),
             device=self.device,
             augment=data.augment,
-            snapshots=[Duration.parse(moment) for moment in moments],
+            snapshots=[TrainingMoment.parse(moment) for moment in moments],
             checkpoint=checkpoint,
             on_epoch=report,
         )
         tracker.close()
         for moment, weights in training.snapshots.items():
             _save(folder, str(moment), weights)
-        self._finish(model, training.snapshots[Duration.parse("best")], training)
+        self._finish(model, training.snapshots[TrainingMoment.parse("best")], training)
         remove_checkpoint(checkpoint)
 
     def take_from_file(self) -> None:

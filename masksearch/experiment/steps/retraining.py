@@ -19,8 +19,8 @@ from masksearch.schedules.dynamic_sparse_training import Kind, Regrowing
 from masksearch.schedules.gradual_pruning import Gradual
 from masksearch.spaces import NMSpace, WeightSpace
 from masksearch.training import TrainSettings, optimizer_steps
-from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = [
@@ -87,14 +87,14 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
     return TrainingPlan(settings, begin, begin + left)
 
 
-def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
+def _goes_on_from(cell: Cell, found_at: str) -> TrainingMoment | None:
     """Return the moment of the dense training at which retraining continues the schedule; None: it begins anew."""
     rewind = parse_rewind(cell.rewind_to)
     if cell.control == "reinit" or rewind in ("lr", "random"):
         return None
     if rewind == "none":
-        return replace(Duration.parse(found_at), best=False)
-    assert isinstance(rewind, Duration)
+        return replace(TrainingMoment.parse(found_at), best=False)
+    assert isinstance(rewind, TrainingMoment)
     return None if rewind.best else rewind
 
 

@@ -17,7 +17,7 @@ from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import Drawing, label_of, over_seeds
 from masksearch.report.figures.hover_texts import plot_estimates
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid, shades
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.number_text import percent
 
 _PANELS = 8
@@ -111,7 +111,7 @@ def _draw(
 
 def _epoch(cell: CellResult, dense: Sequence[DenseResult]) -> float | None:
     """The epoch of the dense training at which a cell's mask was found; None if the moment is no known epoch."""
-    moment = Duration.parse(cell.find_at)
+    moment = TrainingMoment.parse(cell.find_at)
     network = next((one for one in dense if one.without_epochs == cell.dense), None)
     if not moment.best and moment.unit == "ep":
         return float(moment.count)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from masksearch.training.duration import Duration
+from masksearch.training.training_moment import TrainingMoment
 from masksearch.utils.errors import InputError
 
 
@@ -20,12 +20,12 @@ from masksearch.utils.errors import InputError
         ("best:03ep", "best:3ep", 21),
     ],
 )
-def test_duration_is_parsed_and_converted_to_steps(text, canonical, steps):
-    duration = Duration.parse(text)
-    assert str(duration) == canonical
-    assert Duration.parse(canonical) == duration
-    assert duration.steps(steps_per_epoch=7, epochs=10) == steps
-    assert duration.best == text.startswith("best")
+def test_moment_is_parsed_and_converted_to_steps(text, canonical, steps):
+    moment = TrainingMoment.parse(text)
+    assert str(moment) == canonical
+    assert TrainingMoment.parse(canonical) == moment
+    assert moment.steps(steps_per_epoch=7, epochs=10) == steps
+    assert moment.best == text.startswith("best")
 
 
 @pytest.mark.parametrize(
@@ -35,19 +35,19 @@ def test_duration_is_parsed_and_converted_to_steps(text, canonical, steps):
         *("best:0", "best:0ep", "best:3", "best:5it", "best:end", "best:", "best3ep", "bests"),
     ],
 )
-def test_wrong_duration_raises_input_error_with_its_flag(text):
+def test_wrong_moment_raises_input_error_with_its_flag(text):
     with pytest.raises(InputError, match="find_at") as caught:
-        Duration.parse(text, "find_at")
+        TrainingMoment.parse(text, "find_at")
     assert repr(text) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["0", "10ep", "70it", "end", "1it", "best", "best:10ep"])
 def test_check_within_accepts_moments_of_the_training(text):
-    Duration.parse(text).check_within(steps_per_epoch=7, epochs=10)
+    TrainingMoment.parse(text).check_within(steps_per_epoch=7, epochs=10)
 
 
 @pytest.mark.parametrize("text", ["11ep", "71it", "best:11ep"])
 def test_check_within_raises_input_error_for_moments_after_the_training(text):
     with pytest.raises(InputError, match=r"k: .* 10ep = 70it"):
-        Duration.parse(text).check_within(7, 10, "k")
+        TrainingMoment.parse(text).check_within(7, 10, "k")

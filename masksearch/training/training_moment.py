@@ -1,4 +1,4 @@
-"""Durations: points in time of a training, written ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
+"""Moments of a training, written ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
 
 import re
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ _BEST = "best"
 
 
 @dataclass(frozen=True)
-class Duration:
-    """Point in time of a training: after some epochs or optimiser steps, at the end, or after the best epoch.
+class TrainingMoment:
+    """Moment of a training: after some epochs or optimiser steps, at the end, or after the best epoch.
 
-    With ``best`` it is the state after the epoch with the best validation result of all epochs until that moment.
-    ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
+    With ``best`` it is the state after the epoch with the best validation result of all epochs until then.
+    ``str(TrainingMoment.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
     """
 
     count: int  # number of epochs or steps, as `unit` says; 0 for "end"
@@ -21,8 +21,8 @@ class Duration:
     best: bool = False  # whether it is the best epoch by validation until then; the unit is "ep" or "end"
 
     @classmethod
-    def parse(cls, text: str, name: str = "duration") -> "Duration":
-        """Return the point in time that a text names: ``0``, ``3ep`` (epochs), ``500it`` (steps), ``end``, ``best``.
+    def parse(cls, text: str, name: str = "moment") -> "TrainingMoment":
+        """Return the moment that a text names: ``0``, ``3ep`` (epochs), ``500it`` (steps), ``end``, ``best``.
 
         ``best`` is of the whole training, ``best:3ep`` of its first 3 epochs.
 
@@ -44,16 +44,16 @@ class Duration:
         )
 
     def steps(self, steps_per_epoch: int, epochs: int) -> int:
-        """Return the number of optimiser steps from a training's start to this point in time.
+        """Return the number of optimiser steps from a training's start to this moment.
 
-        For ``best`` these are the steps until this point in time, because only then the best epoch is decided.
+        For ``best`` these are the steps until this moment, because only then the best epoch is decided.
         """
         if self.unit == "end":
             return epochs * steps_per_epoch
         return self.count * (steps_per_epoch if self.unit == "ep" else 1)
 
-    def check_within(self, steps_per_epoch: int, epochs: int, name: str = "duration") -> None:
-        """Raise an :class:`InputError` if this point in time is after the end of a training of ``epochs`` epochs."""
+    def check_within(self, steps_per_epoch: int, epochs: int, name: str = "moment") -> None:
+        """Raise an :class:`InputError` if this moment is after the end of a training of ``epochs`` epochs."""
         if self.steps(steps_per_epoch, epochs) > epochs * steps_per_epoch:
             raise InputError(
                 f"{name}: {self} is longer than the training, which has {epochs}ep = {epochs * steps_per_epoch}it"
