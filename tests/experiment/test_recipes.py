@@ -182,6 +182,8 @@ def test_recipe_file_of_your_own_is_read_like_a_recipe_of_the_package(tmp_path):
     )
     [part] = parse(["--recipe", str(file), "--scale", "tiny"], "masksearch run")
     assert (part.run.name, part.sweep.sparsity, part.sweep.seeds) == ("own_tiny_low", (0.5,), 1)
+    file.write_text('[settings]\nmethods = ["magnitude"]\n[[part]]\nname = "low"\nscale.brief = { seeds = 2 }\n')
+    assert load_recipe(str(file), "brief")[0].sweep.seeds == 2
     [named] = parse(["--recipe", str(file), "--name", "other"], "masksearch run")
     assert named.run.name == "other_low"
     for text, message in (

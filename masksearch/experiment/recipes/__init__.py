@@ -56,7 +56,8 @@ def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequ
     ``methods`` are empty at a scale is left out. A recipe may have more scales than ``SCALES``.
     The errors are those of :func:`load_recipe`.
     """
-    choose("scale", scale, list(dict.fromkeys([*SCALES, *recipe.get("scale", {})])))
+    of_parts = [name for part in recipe.get("part", []) for name in part.get("scale", {})]
+    choose("scale", scale, list(dict.fromkeys([*SCALES, *recipe.get("scale", {}), *of_parts])))
     source = f"recipe {name!r}"
     for key in recipe:
         choose(f"key in {source}", key, ["about", "settings", "scale", "part"])
