@@ -8,7 +8,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from masksearch.cli.help import COMMANDS, short_help
 from masksearch.cli.streams import lasting_streams, one_line_warnings
@@ -75,10 +77,10 @@ def _dispatch(args: Sequence[str]) -> None:
     # As wide as the terminal; 150 columns for a log or a pipe, so that rows are not broken.
     console = Console() if sys.stdout.isatty() else Console(width=150)
     if command == "run":
-        _set_signals()
         from masksearch.cli.run_command import run
 
-        run(args[1:], console)
+        with _signals_of_sweeps():
+            run(args[1:], console)
     else:
         from masksearch.cli import result_commands
 
@@ -87,17 +89,27 @@ def _dispatch(args: Sequence[str]) -> None:
         )
 
 
-def _set_signals() -> None:
-    """Let a sweep continue when its terminal closes (SIGHUP), and end as after Ctrl-C by SIGTERM.
+@contextmanager
+def _signals_of_sweeps() -> Iterator[None]:
+    """Context manager in which SIGTERM ends a sweep as Ctrl-C does, and SIGHUP, of a closed terminal, does nothing.
 
-    Handlers that the caller has set stay, and so does SIGTERM in processes of torchrun, which it ends by that signal.
+    Handlers of the caller stay as they are. So does SIGTERM in processes of torchrun, which ends them by this signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # Windows has none
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if "RANK" not in os.environ and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
+    handlers: dict[str, Any] = {"SIGHUP": signal.SIG_IGN} | ({} if "RANK" in os.environ else {"SIGTERM": _end})
+    numbers = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = {key: handler for key, handler in numbers.items() if in_main_thread and _has_default(key)}
+    for number, handler in numbers.items():
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _has_default(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_DFL
 
 
 def _end(number: int, _: object) -> None:

@@ -103,24 +103,25 @@ def macs(model: nn.Module, example_input: Nested) -> Macs:
         for name, module in model.named_modules()
         if counts[name] or any(p.ndim > 1 for p in _parameters_of(module).values())
     ]
-    products = {name: _products(module, name, counts[name], attribution) for name, module in model.named_modules()}
-    return Macs({name: counts[name] for name in names}, attribution.uncounted, products)
+    return Macs({name: counts[name] for name in names}, attribution.uncounted, _products(model, attribution))
 
 
-def _products(module: nn.Module, layer: str, macs: int, attribution: "_Attribution") -> dict[str, int]:
-    """Return {parameter: MACs} of a layer, with 0 for its own weights that multiply nothing.
+def _products(model: nn.Module, attribution: "_Attribution") -> dict[str, dict[str, int]]:
+    """Return {layer: {parameter: MACs}}, with 0 for a layer's own weights that multiply nothing.
 
     A layer may multiply with a tensor that it computes from its weight, such as a masked weight: then the layer's MACs
     are its weight's.
     """
-    prefix = f"{layer}." if layer else ""
-    own = {prefix + name for name, parameter in _parameters_of(module).items() if parameter.ndim > 1}
-    own &= set(attribution.weights)
-    found = {weight: attribution.products[layer, weight] for weight in attribution.weights}
-    found = {weight: count for weight, count in found.items() if count or weight in own}
-    if macs and not any(found.values()) and f"{prefix}weight" in own:
-        found[f"{prefix}weight"] = macs
-    return found
+    products: dict[str, dict[str, int]] = {name: {} for name, _ in model.named_modules()}
+    for weight in attribution.weights:
+        products[weight.rpartition(".")[0]][weight] = 0
+    for (layer, weight), macs in attribution.products.items():
+        products[layer][weight] = macs
+    for layer, found in products.items():
+        weight = f"{layer}.weight" if layer else "weight"
+        if attribution.macs[layer] and weight in found and not any(found.values()):
+            found[weight] = attribution.macs[layer]
+    return products
 
 
 def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
@@ -244,13 +245,20 @@ class _Attribution(TorchDispatchMode):
         return result
 
     def _assign(self, macs: int, operands: list[Tensor]) -> None:
-        """Count the MACs of an operator; several weights, as in recurrent layers, share them by number of entries."""
-        layer = self._layer_of(operands)
+        """Count the MACs of an operator for a layer, and for its weights: several share them by number of entries.
+
+        The layer is the innermost module if a weight of its own is an operand, else the module of the first weight,
+        else the innermost module. Recurrent layers multiply with several weights in one operator.
+        """
+        matrices = [operand for operand in operands if operand.ndim > 1]
+        owners = [self.owners.get(_storage(matrix) or 0, []) for matrix in matrices]
+        first = next((modules[0] for modules in owners if modules), self.running[-1])
+        layer = self.running[-1] if any(self.running[-1] in modules for modules in owners) else first
         self.macs[layer] += macs
         sizes: dict[str, int] = {}
-        for operand in operands:
-            if operand.ndim > 1 and (weight := self._weight_of(operand)) is not None:
-                sizes[weight] = sizes.get(weight, 0) + operand.numel()
+        for matrix, modules in zip(matrices, owners, strict=True):
+            if layer in modules and (weight := self._weight_of(matrix)) is not None:
+                sizes[weight] = sizes.get(weight, 0) + matrix.numel()
         for weight, size in sizes.items():
             self.products[layer, weight] += macs * size // sum(sizes.values())
 
@@ -258,14 +266,6 @@ class _Attribution(TorchDispatchMode):
         """Return the name of the parameter that ``operand`` is, or is a view of."""
         places = self._places.get(_storage(operand) or 0, [])
         return next((name for place, name in places if operand.storage_offset() in place), None)
-
-    def _layer_of(self, operands: list[Tensor]) -> str:
-        innermost = self.running[-1]
-        for operand in operands:
-            owners = self.owners.get(_storage(operand) or 0, [])
-            if operand.ndim > 1 and owners:
-                return innermost if innermost in owners else owners[0]
-        return innermost
 
     def _multiplies(self, func: torch._ops.OpOverload, operands: list[Tensor], result: Any) -> bool:
         """Return whether an operator without a formula multiplies tensors of numbers, judged by its declaration."""

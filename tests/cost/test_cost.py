@@ -403,3 +403,17 @@ def test_a_layer_that_multiplies_with_a_tensor_made_from_its_weight_has_the_macs
     counted = cost.macs(nn.Sequential(Masked(6, 4)), torch.randn(1, 6))
     assert counted.per_weight == {"0.weight": 24}
     assert cost.effective_macs(counted, {"0": 0.5}) == 12
+
+
+def test_learned_queries_and_a_weight_in_one_product_count_for_the_layer_of_the_weight():
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries, self.project = nn.Parameter(torch.randn(5, 6)), nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.project(self.queries) + x
+
+    counted = cost.macs(Queries(), torch.randn(1, 5, 4))
+    assert counted.per_layer == {"": 0, "project": 5 * 6 * 4}
+    assert cost.effective_macs(counted, {"project": 0.5}) == 60
