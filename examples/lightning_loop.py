@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import masksearch as ms
-from masksearch.training.lightning_and_transformers import lightning_callback
+from masksearch.training import lightning_callback
 
 
 class Classifier(lightning.LightningModule):

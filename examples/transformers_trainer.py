@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import masksearch as ms
-from masksearch.training.lightning_and_transformers import transformers_callback
+from masksearch.training import transformers_callback
 
 
 def sentences(n: int) -> list[dict[str, torch.Tensor]]:

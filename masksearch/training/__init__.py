@@ -3,6 +3,7 @@
 from masksearch.training.augmentation import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
 from masksearch.training.input_check import Loss
+from masksearch.training.lightning_and_transformers import lightning_callback, transformers_callback
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate
 from masksearch.training.own_loop import TrainFunction
@@ -28,7 +29,9 @@ __all__ = [
     "evaluate",
     "keep_mask",
     "learning_rate",
+    "lightning_callback",
     "optimizer_steps",
     "steps_per_epoch",
     "train",
+    "transformers_callback",
 ]

@@ -60,7 +60,7 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     grey: Look = {"color": "#aaaaaa", "linewidth": 5, "alpha": 0.5}
     for axes, key in zip(panels[1:], ("weights", "macs"), strict=True):
-        axes.plot([max(1.0, whole[layer][key]) for layer in layers], places, solid_capstyle="round", **grey)
+        axes.plot([whole[layer][key] or np.nan for layer in layers], places, solid_capstyle="round", **grey)
         axes.set_xscale("log")
     handles = []
     for (method, label), left in series.items():
